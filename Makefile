@@ -1,0 +1,141 @@
+# Every target sets up what it needs in .venv by itself; `make help` lists them.
+# PYTHON=... chooses the interpreter (>= 3.11) that .venv is made with.
+
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip -qq
+# Instruction set of the wheel of `make wheel`: it leaves this machine, so it must run anywhere.
+ISA    ?= baseline
+
+SOURCES := $(shell find csrc python -type f -not -name '*.pyc' -not -path '*/.*') \
+           CMakeLists.txt pyproject.toml README.md LICENSE THIRD_PARTY.md
+CXX_FILES := $(shell find csrc bench -name '*.hpp' -o -name '*.cpp')
+
+find_python = for p in python3 python3.13 python3.12 python3.11; do \
+	  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help demo test lint format stubs bench wheel hooks clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | while IFS=$$(printf '\t') read -r t d; \
+	  do printf '  make %-8s %s\n' "$$t" "$$d"; done
+
+demo: $(VENV)/.demo  ## train on handwritten digits, beside scikit-learn's MLPClassifier; options: ARGS="--epochs 5"
+	$(BIN)/natgrad-fast demo $(ARGS)
+
+test: $(VENV)/.test  ## the test suite; options: ARGS="-k cg -x"
+	$(BIN)/pytest $(ARGS)
+
+lint: $(VENV)/.lint  ## ruff, mypy --strict and clang-format, nothing is changed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+
+format: $(VENV)/.lint  ## rewrite Python and C++ files in the style of the house
+	$(BIN)/ruff check --fix --exit-zero
+	$(BIN)/ruff format
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+stubs: $(VENV)/.test  ## regenerate the committed stub of natgrad_fast._core
+	$(BIN)/pybind11-stubgen natgrad_fast._core --output-dir python --exit-code
+
+bench: $(VENV)/.test  ## the benchmarks; options: ARGS=...
+	$(BIN)/python bench/run.py $(ARGS)
+
+wheel: $(VENV)/.release  ## sdist, wheel from the sdist, install it elsewhere, check it; ISA=baseline|x86-64-v3|...
+	rm -rf dist build/check
+	$(BIN)/python -m build --config-setting=cmake.define.NATGRAD_ISA=$(ISA)
+	$(BIN)/twine check --strict dist/*
+	if [ "$$(uname)" = Linux ]; then $(BIN)/auditwheel show dist/*.whl; fi
+	$(BIN)/python -c "$$CHECK_CONTENT" dist/*.whl
+	$(BIN)/python -m venv build/check
+	build/check/bin/python -m pip -qq --disable-pip-version-check install dist/*.whl
+	cd build/check && bin/python -I -c "$$SMOKE" && bin/natgrad-fast --version && bin/natgrad-fast info
+
+hooks: $(VENV)/.dev  ## install the pre-commit hook
+	$(BIN)/pre-commit install
+
+clean:  ## remove builds, caches and .venv
+	rm -rf build dist $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Set-up: a stamp file in .venv for each thing that is installed there ------------------------------
+
+$(VENV)/.created:
+	@python="$(PYTHON)"; python="$${python:-$$($(find_python))}"; \
+	if [ -z "$$python" ]; then echo "No Python >= 3.11 found; install one, or name it: make PYTHON=/path/to/python" >&2; exit 1; fi; \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"{sys.executable} is too old: Python >= 3.11 is needed")'; \
+	echo "creating $(VENV) with $$("$$python" --version)"; \
+	"$$python" -m venv --clear $(VENV) || { echo "'$$python -m venv' failed; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@$(PIP) install --upgrade 'pip>=25.1'
+	@touch $@
+
+# What the build needs is put into .venv too (instead of an isolated environment per build): after
+# a change of one file only that file is compiled again. cmake and ninja come only if absent.
+$(VENV)/.build: $(VENV)/.created pyproject.toml
+	@echo "installing the build requirements"
+	@$(BIN)/python -c "$$BUILD_REQUIRES" > $(VENV)/build-requires.txt
+	@$(PIP) install -r $(VENV)/build-requires.txt
+	@$(BIN)/python -c "$$BACKEND_REQUIRES" > $(VENV)/backend-requires.txt
+	@$(PIP) install -r $(VENV)/backend-requires.txt
+	@touch $@
+
+$(VENV)/.demo $(VENV)/.test: $(VENV)/.%: $(VENV)/.build $(SOURCES)
+	@echo "building and installing natgrad_fast[$*] into $(VENV) (the first time takes a few minutes)"
+	@$(PIP) install --no-build-isolation '.[$*]'
+	@$(BIN)/python -c 'import natgrad_fast as ng; ng.show_config()["openmp"] or print("note: built without OpenMP, one thread only")'
+	@touch $@
+
+$(VENV)/.lint $(VENV)/.release $(VENV)/.dev: $(VENV)/.%: $(VENV)/.created pyproject.toml
+	@echo "installing the tools of '$*'"
+	@$(PIP) install --group $*
+	@touch $@
+
+define BUILD_REQUIRES
+import tomllib
+print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
+endef
+
+define BACKEND_REQUIRES
+from scikit_build_core.build import get_requires_for_build_wheel
+print(*get_requires_for_build_wheel({}), sep="\n")
+endef
+
+define CHECK_CONTENT
+import sys, zipfile
+names = zipfile.ZipFile(sys.argv[1]).namelist()
+print(*names, sep="\n")
+def count(text, end=""):
+    return sum(text in n and n.endswith(end) for n in names)
+wanted = {
+    "one extension module": count("natgrad_fast/_core.", ".so") == 1,
+    "py.typed": count("natgrad_fast/py.typed") == 1,
+    "the stub": count("natgrad_fast/_core", ".pyi") >= 1,
+    "LICENSE": count(".dist-info/licenses/LICENSE") == 1,
+    "THIRD_PARTY.md": count(".dist-info/licenses/THIRD_PARTY.md") == 1,
+    "nothing but the package and its metadata": all(
+        n.startswith("natgrad_fast/") or ".dist-info/" in n for n in names),
+    "neither sources of the module nor tests": not any(
+        n.endswith((".cpp", ".hpp", ".a", ".pyc")) or "tests/" in n for n in names),
+}
+sys.exit("\n".join(f"wheel: not true: {k}" for k, ok in wanted.items() if not ok) or None)
+endef
+
+define SMOKE
+import numpy as np
+import natgrad_fast as ng
+rng = np.random.default_rng(0)
+X = rng.standard_normal((200, 3))
+y = np.sin(X.sum(axis=1, keepdims=True))
+net = ng.MLP([3, 16, 1], seed=0)
+history = ng.NaturalGradient(net, "squared_error").fit(X, y, epochs=5)
+first, last = history.epochs[0].loss, history.epochs[-1].loss
+assert last < first, (first, last)
+print(f"{ng.__file__}: loss {first:.4f} -> {last:.4f}")
+endef
+
+export BUILD_REQUIRES BACKEND_REQUIRES CHECK_CONTENT SMOKE

@@ -1,0 +1,68 @@
+#include <Eigen/Core>
+
+#include "activation.hpp"
+#include "dense.hpp"
+#include "parallel.hpp"
+#include "registry.hpp"
+
+namespace natgrad {
+namespace {
+
+template <std::size_t n>
+py::tuple to_tuple(const std::array<std::string_view, n>& names) {
+  py::tuple result(n);
+  for (std::size_t i = 0; i < n; ++i) result[i] = py::str(names[i].data(), names[i].size());
+  return result;
+}
+
+std::string eigen_version() {
+  std::ostringstream version;
+  version << EIGEN_WORLD_VERSION << '.' << EIGEN_MAJOR_VERSION << '.' << EIGEN_MINOR_VERSION;
+  return version.str();
+}
+
+py::dict build_info() {
+  py::dict info;
+  info["version"] = NATGRAD_VERSION;
+  info["compiler"] = NATGRAD_COMPILER;
+  info["cxx_flags"] = NATGRAD_CXX_FLAGS;
+  info["build_type"] = NATGRAD_BUILD_TYPE;
+  info["isa"] = NATGRAD_ISA_NAME;
+  info["eigen_version"] = eigen_version();
+  info["eigen_origin"] = NATGRAD_EIGEN_ORIGIN;
+  info["openmp"] = has_openmp;
+  return info;
+}
+
+template <class T>
+void register_all(py::module_ m) {
+  register_mlp<T>(m);
+  register_objective<T>(m);
+  register_curvature<T>(m);
+  register_vectors<T>(m);
+  register_krylov<T>(m);
+}
+
+}  // namespace
+}  // namespace natgrad
+
+PYBIND11_MODULE(NATGRAD_MODULE, m) {
+  namespace py = pybind11;
+  m.doc() = "Private core of natgrad_fast; f32 and f64 hold the same functions for both float types.";
+  m.attr("__version__") = NATGRAD_VERSION;
+  m.attr("activation_names") = natgrad::to_tuple(natgrad::activation_names);
+  m.attr("loss_names") = natgrad::to_tuple(natgrad::loss_names);
+  m.def("build_info", &natgrad::build_info, "How this module was built.");
+  m.def("max_threads", &natgrad::max_threads, "Threads OpenMP would use now; 1 without OpenMP.");
+  m.def("disable_threads", [] { natgrad::threads_disabled = true; }, "Runs everything on the calling thread from now on.");
+  m.def(
+      "fma_peak",
+      [](int num_threads, double seconds) {
+        py::gil_scoped_release release;
+        return natgrad::measure_fma_peak<float>(natgrad::check_threads(num_threads), seconds);
+      },
+      py::arg("num_threads"), py::arg("seconds"), "Measured float32 multiply-add peak, in 1e9 flop/s.");
+  natgrad::register_architecture(m);
+  natgrad::register_all<float>(m.def_submodule("f32"));
+  natgrad::register_all<double>(m.def_submodule("f64"));
+}

@@ -1,0 +1,44 @@
+#include "curvature.hpp"
+
+#include <utility>
+
+#include "vectors.hpp"
+
+namespace natgrad {
+
+template <class T>
+CurvatureOperator<T>::CurvatureOperator(std::shared_ptr<Linearization<T>> linearization, Loss loss,
+                                        CaseWeights<T> weights, double shift)
+    : linearization_(std::move(linearization)),
+      output_(loss, linearization_->outputs(), linearization_->num_threads()),
+      weights_(std::move(weights)),
+      shift_(shift),
+      multiply_output_([this](Index, Index first, PanelView<T> r) {
+        output_.multiply(first, r);
+        weights_.apply(first, r);
+      }) {
+  check(weights_.num_cases() == linearization_->num_cases(), "weights for ", weights_.num_cases(), " cases, batch of ",
+        linearization_->num_cases());
+  linearization_->reserve(1);
+}
+
+template <class T>
+void CurvatureOperator<T>::apply_block(const T* x, Index num_vectors, T* y) {
+  linearization_->multiply_gauss_newton(x, num_vectors, multiply_output_, shift_, y);
+}
+
+template <class T>
+double CurvatureOperator<T>::quadratic_form(const T* v, const T* w) {
+  Buffer<double> values(linearization_->outputs().count * Tile<T>::width);
+  linearization_->push_forward_pair(v, w, [&](Index first, PanelView<T> jv, PanelView<T> jw) {
+    output_.inner(first, jv, jw, values.data() + first * Tile<T>::width);
+  });
+  double sum = weights_.mean(values.data());
+  if (shift_ != 0.0) sum += shift_ * Vectors<T>(size(), linearization_->num_threads()).dot(v, w);
+  return sum;
+}
+
+template class CurvatureOperator<float>;
+template class CurvatureOperator<double>;
+
+}  // namespace natgrad

@@ -1,0 +1,271 @@
+#include "dense.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <vector>
+
+#include "parallel.hpp"
+
+#if !defined(__GNUC__)
+#error "dense.cpp uses the vector extensions of GCC and Clang"
+#endif
+
+namespace natgrad {
+namespace {
+
+// Vector of `lanes` elements; the unaligned variant is for loads from and stores to user arrays.
+template <class T>
+struct Simd {
+  typedef T Vector __attribute__((vector_size(Tile<T>::vector_bytes)));
+  typedef T Unaligned __attribute__((vector_size(Tile<T>::vector_bytes), aligned(alignof(T)), may_alias));
+};
+
+// Left operand A(i, k), i < Tile::rows, k < kc, of the register tile.
+template <class T>
+struct RowOperand {  // rows of a row-major matrix
+  const T* data;
+  Index ld;
+  static constexpr Index run = Index{1} << 60;  // k is contiguous for this many steps
+  const T* at(Index k) const { return data + k; }
+  Index row_stride() const { return ld; }
+};
+template <class T>
+struct CaseOperand {  // rows of panels of cases: k runs over the cases
+  const T* data;
+  Index panel_stride;
+  static constexpr Index run = Tile<T>::width;
+  const T* at(Index k) const { return data + k / run * panel_stride; }
+  static constexpr Index row_stride() { return Tile<T>::width; }
+};
+
+template <class T>
+struct Epilogue {
+  bool accumulate;
+  const T* bias;   // (M,) or null
+  const T* scale;  // (M x width), row stride `ldc`, or null
+};
+
+// c (M x width, row stride ldc) = [c] + A (M x kc) B (kc x width). The 2 M accumulators stay in registers.
+template <class T, int M, class Operand>
+void register_tile(const Operand& a, Index kc, const T* b, T* c, Index ldc, const Epilogue<T>& epilogue) {
+  using Vector = typename Simd<T>::Vector;
+  using Unaligned = typename Simd<T>::Unaligned;
+  constexpr Index lanes = Tile<T>::lanes;
+  Vector sum[M][2];
+#pragma GCC unroll 16
+  for (int i = 0; i < M; ++i) sum[i][0] = sum[i][1] = Vector{};
+  const Index row_stride = a.row_stride();
+  for (Index k = 0; k < kc;) {
+    const T* a_k = a.at(k);
+    const Index end = std::min(kc, k + Operand::run);
+    for (; k < end; ++k, ++a_k, b += 2 * lanes) {
+      const Vector b0 = *reinterpret_cast<const Unaligned*>(b);
+      const Vector b1 = *reinterpret_cast<const Unaligned*>(b + lanes);
+#pragma GCC unroll 16
+      for (int i = 0; i < M; ++i) {
+        const Vector a_ik = a_k[i * row_stride] - Vector{};  // broadcast
+        sum[i][0] += a_ik * b0;
+        sum[i][1] += a_ik * b1;
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < M; ++i) {
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; ++h) {
+      auto* out = reinterpret_cast<Unaligned*>(c + i * ldc + h * lanes);
+      Vector value = sum[i][h];
+      if (epilogue.accumulate) value += *out;
+      if (epilogue.bias) value += epilogue.bias[i] - Vector{};
+      if (epilogue.scale) value *= *reinterpret_cast<const Unaligned*>(epilogue.scale + i * ldc + h * lanes);
+      *out = value;
+    }
+  }
+}
+
+template <class T, class Operand, int M = static_cast<int>(Tile<T>::rows)>
+void register_tile_rows(Index rows, const Operand& a, Index kc, const T* b, T* c, Index ldc, const Epilogue<T>& e) {
+  if (rows == M) {
+    register_tile<T, M>(a, kc, b, c, ldc, e);
+  } else if constexpr (M > 1) {
+    register_tile_rows<T, Operand, M - 1>(rows, a, kc, b, c, ldc, e);
+  }
+}
+
+// Rows of A that are kept in the second-level cache while the panels of B pass by.
+template <class T>
+constexpr Index block_rows = 96;
+
+// Transposes a (rows x cols) block of at most (width x width).
+template <class T>
+void transpose_block(const T* in, Index ld_in, Index rows, Index cols, T* out, Index ld_out) {
+  for (Index j = 0; j < cols; ++j)
+    for (Index i = 0; i < rows; ++i) out[j * ld_out + i] = in[i * ld_in + j];
+}
+
+}  // namespace
+
+template <class T>
+void multiply(const RowMajor<T>& a, PanelView<const T> b, PanelView<T> c, const ProductOptions<T>& options) {
+  constexpr Index width = Tile<T>::width, depth = Tile<T>::depth, tile_rows = Tile<T>::rows;
+  for (Index k0 = 0; k0 < a.cols; k0 += depth) {
+    const Index kc = std::min(depth, a.cols - k0);
+    const bool first = k0 == 0, last = k0 + kc == a.cols;
+    for (Index block = 0; block < a.rows; block += block_rows<T>) {
+      const Index block_end = std::min(a.rows, block + block_rows<T>);
+      for (Index j = 0; j < b.count; ++j) {
+        const T* b_panel = b.panel(j) + k0 * width;
+        for (Index r = block; r < block_end; r += tile_rows) {
+          Epilogue<T> epilogue;
+          epilogue.accumulate = !first || options.accumulate;
+          epilogue.bias = first && options.bias ? options.bias + r : nullptr;
+          epilogue.scale = last && options.scale.data ? options.scale.panel(j) + r * width : nullptr;
+          const RowOperand<T> operand{a.data + r * a.ld + k0, a.ld};
+          register_tile_rows<T>(std::min(tile_rows, block_end - r), operand, kc, b_panel, c.panel(j) + r * width,
+                                width, epilogue);
+        }
+      }
+    }
+  }
+}
+
+template <class T>
+void multiply_outer(PanelView<const T> u, PanelView<const T> b, Index row_begin, Index row_end, Index d_in,
+                    bool accumulate, T* c) {
+  constexpr Index width = Tile<T>::width, depth = Tile<T>::depth, tile_rows = Tile<T>::rows;
+  const Index num_cases = u.count * width;
+  alignas(64) T edge[tile_rows * width];
+  for (Index k0 = 0; k0 < num_cases; k0 += depth) {
+    const Index kc = std::min(depth, num_cases - k0);
+    const Epilogue<T> epilogue{accumulate || k0 > 0, nullptr, nullptr};
+    for (Index block = row_begin; block < row_end; block += block_rows<T>) {
+      const Index block_end = std::min(row_end, block + block_rows<T>);
+      for (Index j = 0; j < b.count; ++j) {
+        const T* b_panel = b.panel(j) + k0 * width;
+        const Index cols = std::min(width, d_in - j * width);
+        for (Index r = block; r < block_end; r += tile_rows) {
+          const Index rows = std::min(tile_rows, block_end - r);
+          const CaseOperand<T> operand{u.panel(k0 / width) + r * width, u.stride};
+          T* out = c + r * d_in + j * width;
+          if (cols == width) {
+            register_tile_rows<T>(rows, operand, kc, b_panel, out, d_in, epilogue);
+            continue;
+          }
+          register_tile_rows<T>(rows, operand, kc, b_panel, edge, width, Epilogue<T>{false, nullptr, nullptr});
+          for (Index i = 0; i < rows; ++i)
+            for (Index q = 0; q < cols; ++q) {
+              T& target = out[i * d_in + q];
+              target = epilogue.accumulate ? target + edge[i * width + q] : edge[i * width + q];
+            }
+        }
+      }
+    }
+  }
+}
+
+template <class T>
+void sum_cases(PanelView<const T> u, Index row_begin, Index row_end, bool accumulate, T* out) {
+  constexpr Index width = Tile<T>::width, panels = Tile<T>::depth / width;
+  for (Index r = row_begin; r < row_end; ++r) {
+    T total = accumulate ? out[r] : T(0);
+    for (Index j0 = 0; j0 < u.count; j0 += panels) {
+      T lane_sums[width] = {};
+      for (Index j = j0; j < std::min(u.count, j0 + panels); ++j)
+        for (Index q = 0; q < width; ++q) lane_sums[q] += u.panel(j)[r * width + q];
+      T block_sum = 0;
+      for (Index q = 0; q < width; ++q) block_sum += lane_sums[q];
+      total += block_sum;
+    }
+    out[r] = total;
+  }
+}
+
+template <class T>
+void pack_cases(const T* x, Index num_cases, Index d, Index first, Index count, Fill fill, PanelView<T> out) {
+  constexpr Index width = Tile<T>::width;
+  for (Index j = first; j < first + count; ++j) {
+    T* panel = out.panel(j);
+    const Index valid = std::min(width, num_cases - j * width);
+    for (Index f = 0; f < d; f += width)
+      transpose_block(x + j * width * d + f, d, valid, std::min(width, d - f), panel + f * width, width);
+    for (Index f = 0; f < d && valid < width; ++f)
+      std::fill(panel + f * width + valid, panel + (f + 1) * width,
+                fill == Fill::zero ? T(0) : panel[f * width + valid - 1]);
+  }
+}
+
+template <class T>
+void transpose_panels(PanelView<const T> a, Index first, Index count, PanelView<T> out) {
+  constexpr Index width = Tile<T>::width;
+  for (Index i = first; i < first + count; ++i)
+    for (Index j = 0; j < out.count; ++j) {
+      const Index features = std::min(width, a.rows - j * width);
+      T* block = out.panel(j) + i * width * width;
+      if (features < width) std::fill(block, block + width * width, T(0));
+      transpose_block(a.panel(i) + j * width * width, width, features, width, block, width);
+    }
+}
+
+template <class T>
+void unpack_cases(PanelView<const T> panels, Index num_cases, T* out) {
+  constexpr Index width = Tile<T>::width;
+  const Index d = panels.rows;
+  for (Index j = 0; j < panels.count; ++j) {
+    const Index valid = std::min(width, num_cases - j * width);
+    for (Index f = 0; f < d; f += width)
+      transpose_block(panels.panel(j) + f * width, width, std::min(width, d - f), valid, out + j * width * d + f, d);
+  }
+}
+
+template <class T>
+void transpose(const T* in, Index rows, Index cols, Index ld_in, T* out, Index ld_out) {
+  constexpr Index block = Tile<T>::width;
+  for (Index i = 0; i < rows; i += block)
+    for (Index j = 0; j < cols; j += block)
+      transpose_block(in + i * ld_in + j, ld_in, std::min(block, rows - i), std::min(block, cols - j),
+                      out + j * ld_out + i, ld_out);
+}
+
+template <class T>
+double measure_fma_peak(int num_threads, double seconds) {
+  using Vector = typename Simd<T>::Vector;
+  constexpr int chains = 10, steps = 10000;
+  using Clock = std::chrono::steady_clock;
+  std::vector<double> rates(static_cast<std::size_t>(num_threads), 0.0);
+  parallel_for(num_threads, num_threads, [&](Index task, int) {
+    Vector sum[chains];
+    for (int i = 0; i < chains; ++i) sum[i] = T(i) - Vector{};
+    Vector factor = T(0.999) - Vector{}, term = T(0.001) - Vector{};
+    double flops = 0, elapsed = 0;
+    const auto start = Clock::now();
+    while (elapsed < seconds) {
+      for (int s = 0; s < steps; ++s) {
+#pragma GCC unroll 16
+        for (int i = 0; i < chains; ++i) sum[i] = sum[i] * factor + term;
+      }
+      flops += 2.0 * chains * steps * static_cast<double>(Tile<T>::lanes);
+      elapsed = std::chrono::duration<double>(Clock::now() - start).count();
+    }
+    for (int i = 1; i < chains; ++i) sum[0] += sum[i];
+    // The result is used, so the loop can not be removed.
+    rates[static_cast<std::size_t>(task)] = sum[0][0] > T(-1) ? flops / elapsed * 1e-9 : 0.0;
+  });
+  double total = 0;
+  for (const double rate : rates) total += rate;
+  return total;
+}
+
+#define NATGRAD_INSTANTIATE(T)                                                                               \
+  template void multiply(const RowMajor<T>&, PanelView<const T>, PanelView<T>, const ProductOptions<T>&);   \
+  template void multiply_outer(PanelView<const T>, PanelView<const T>, Index, Index, Index, bool, T*);      \
+  template void sum_cases(PanelView<const T>, Index, Index, bool, T*);                                      \
+  template void pack_cases(const T*, Index, Index, Index, Index, Fill, PanelView<T>);                       \
+  template void transpose_panels(PanelView<const T>, Index, Index, PanelView<T>);                           \
+  template void unpack_cases(PanelView<const T>, Index, T*);                                               \
+  template void transpose(const T*, Index, Index, Index, T*, Index);                                        \
+  template double measure_fma_peak<T>(int, double);
+NATGRAD_INSTANTIATE(float)
+NATGRAD_INSTANTIATE(double)
+
+}  // namespace natgrad

@@ -1,0 +1,212 @@
+#include "krylov.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "vectors.hpp"
+
+namespace natgrad {
+namespace {
+
+constexpr Index refresh_period = 50;
+// A recomputed residual that is this much of the one before, though the recurrence fell below it, stagnates.
+constexpr double stagnation_ratio = 0.5;
+// Relative-progress stop: smallest mean progress per iteration, and iterations looked back.
+constexpr double progress_per_iteration = 5e-4;
+Index look_back(Index i) { return std::max<Index>(10, (i + 9) / 10); }
+
+// One solve, in units of |b|: b, x and r are divided by it.
+template <class T>
+class Solve {
+ public:
+  Solve(LinearOperator<T>& a, LinearOperator<T>* preconditioner, const T* b, T* x, const CgOptions& options)
+      : a_(a),
+        preconditioner_(preconditioner),
+        x_(x),
+        options_(options),
+        vectors_(a.size(), options.num_threads),
+        b_(a.size()),
+        r_(a.size()),
+        p_(a.size()),
+        q_(a.size()) {
+    if (preconditioner) z_ = Buffer<T>(a.size());
+    b_norm_ = vectors_.norm(b);
+    if (std::isfinite(b_norm_) && b_norm_ > 0.0) vectors_.scale(1.0 / b_norm_, b, b_.data());
+  }
+
+  CgSummary run() {
+    if (!std::isfinite(b_norm_)) return give_up(CgStatus::non_finite);
+    if (b_norm_ == 0.0) {
+      vectors_.fill(T(0), x_);
+      summary_.status = CgStatus::converged;
+      return summary_;
+    }
+    start();
+    if (!std::isfinite(rr_)) return give_up(CgStatus::non_finite);
+    if (!start_is_zero_) {
+      start_ = Buffer<T>(a_.size());
+      vectors_.copy(x_, start_.data());
+    }
+    tolerance_ = options_.atol / b_norm_;
+    if (options_.stopping == CgStopping::residual) tolerance_ = std::max(tolerance_, options_.rtol);
+    return finish(iterate());
+  }
+
+ private:
+  bool small(double rr) const { return std::sqrt(rr) <= tolerance_ || rr == 0.0; }
+
+  void start() {
+    vectors_.scale(1.0 / b_norm_, x_, x_);
+    start_is_zero_ = vectors_.norm(x_) == 0.0;
+    if (start_is_zero_) {
+      vectors_.copy(b_.data(), r_.data());
+      rr_ = vectors_.dot(r_.data(), r_.data());
+    } else {
+      refresh();
+    }
+    phi_ = start_phi_ = quadratic();
+    phis_.assign(1, phi_);
+  }
+
+  // r = b - (A + damping I) x, from x.
+  void refresh() {
+    a_.apply(x_, q_.data());
+    ++summary_.matvecs;
+    vectors_.add(options_.damping, x_, q_.data());
+    vectors_.subtract(b_.data(), q_.data(), r_.data());
+    rr_ = vectors_.dot(r_.data(), r_.data());
+    residual_is_true_ = true;
+  }
+
+  // phi = x' (A + damping I) x / 2 - b'x = -x'(b + r) / 2
+  double quadratic() { return -0.5 * (vectors_.dot(x_, b_.data()) + vectors_.dot(x_, r_.data())); }
+
+  CgStatus iterate() {
+    if (options_.min_iter <= 0 && small(rr_)) return CgStatus::converged;
+    if (rr_ == 0.0) return CgStatus::converged;
+    if (options_.stopping == CgStopping::residual && small(rr_)) return CgStatus::converged;
+    double rz_old = 0.0, last_true = std::numeric_limits<double>::infinity();
+    bool restart = true;
+    for (Index i = 1; i <= options_.max_iter; ++i) {
+      const T* z = r_.data();
+      double rz = rr_;
+      if (preconditioner_) {
+        preconditioner_->apply(r_.data(), z_.data());
+        z = z_.data();
+        rz = vectors_.dot(r_.data(), z);
+        if (!std::isfinite(rz)) return CgStatus::non_finite;
+        if (rz <= 0.0) return CgStatus::indefinite_preconditioner;
+      }
+      if (restart) {
+        vectors_.copy(z, p_.data());
+      } else {
+        vectors_.add_scaled(z, rz / rz_old, p_.data());
+      }
+      restart = false;
+      rz_old = rz;
+      a_.apply(p_.data(), q_.data());
+      ++summary_.matvecs;
+      const double curvature = vectors_.shift_and_dot(options_.damping, p_.data(), q_.data());
+      const double step = rz / curvature;
+      if (!std::isfinite(curvature)) return CgStatus::non_finite;
+      if (curvature <= 0.0 || !std::isfinite(step)) return CgStatus::negative_curvature;
+      rr_ = vectors_.cg_update(step, p_.data(), q_.data(), x_, r_.data());
+      residual_is_true_ = false;
+      summary_.iterations = i;
+      phi_ -= 0.5 * step * rz;
+      phis_.push_back(phi_);
+      if (!std::isfinite(rr_)) return CgStatus::non_finite;
+      if (i >= options_.min_iter && progress_is_small(i)) return CgStatus::relative_progress;
+
+      const bool verify = i >= options_.min_iter && small(rr_);
+      if (verify || i % refresh_period == 0) {
+        const double by_recurrence = std::sqrt(rr_);
+        refresh();
+        const double true_norm = std::sqrt(rr_);
+        if (i >= options_.min_iter && small(rr_)) return CgStatus::converged;
+        if (true_norm > 2.0 * by_recurrence && true_norm > stagnation_ratio * last_true) return CgStatus::stagnated;
+        last_true = true_norm;
+        restart = verify;
+      }
+      const CgSignal signal = poll(i);
+      if (signal == CgSignal::stop) return CgStatus::stopped;
+      if (signal == CgSignal::interrupt) return CgStatus::interrupted;
+    }
+    return CgStatus::max_iterations;
+  }
+
+  bool progress_is_small(Index i) const {
+    const Index k = look_back(i);
+    if (options_.stopping != CgStopping::relative_progress || i <= k || phi_ >= 0.0) return false;
+    const double before = phis_[static_cast<std::size_t>(i - k)];
+    return (phi_ - before) / phi_ < progress_per_iteration * static_cast<double>(k);
+  }
+
+  CgSignal poll(Index i) const {
+    if (!options_.poll) return CgSignal::go_on;
+    return options_.poll({i, b_norm_ * std::sqrt(rr_), b_norm_ * b_norm_ * phi_});
+  }
+
+  // The true residual and quadratic of the iterate, or of the start if that was better; back to the units of b.
+  CgSummary finish(CgStatus status) {
+    if (!residual_is_true_) refresh();
+    phi_ = quadratic();
+    if (!(phi_ <= start_phi_)) {
+      if (!start_is_zero_) {
+        vectors_.copy(start_.data(), x_);
+      } else {
+        vectors_.fill(T(0), x_);
+      }
+      refresh();
+      phi_ = start_phi_;
+    }
+    vectors_.scale(b_norm_, x_, x_);
+    summary_.status = status;
+    summary_.residual_norm = b_norm_ * std::sqrt(rr_);
+    summary_.quadratic = b_norm_ * b_norm_ * phi_;
+    return summary_;
+  }
+
+  // Nothing can be said about x: it is left as it is.
+  CgSummary give_up(CgStatus status) {
+    if (std::isfinite(b_norm_)) vectors_.scale(b_norm_, x_, x_);
+    summary_.status = status;
+    summary_.residual_norm = summary_.quadratic = std::numeric_limits<double>::quiet_NaN();
+    return summary_;
+  }
+
+  LinearOperator<T>& a_;
+  LinearOperator<T>* preconditioner_;
+  T* x_;
+  const CgOptions& options_;
+  Vectors<T> vectors_;
+  Buffer<T> b_, r_, p_, q_, z_, start_;
+  double b_norm_ = 0.0, tolerance_ = 0.0;
+  double rr_ = 0.0, phi_ = 0.0, start_phi_ = 0.0;
+  bool start_is_zero_ = true, residual_is_true_ = true;
+  std::vector<double> phis_;  // phi_0 .. phi_i
+  CgSummary summary_;
+};
+
+}  // namespace
+
+template <class T>
+void DiagonalOperator<T>::apply(const T* x, T* y) {
+  for (Index i = 0; i < size_; ++i) y[i] = diagonal_[i] * x[i];
+}
+
+template <class T>
+CgSummary conjugate_gradients(LinearOperator<T>& a, LinearOperator<T>* preconditioner, const T* b, T* x,
+                              const CgOptions& options) {
+  return Solve<T>(a, preconditioner, b, x, options).run();
+}
+
+#define NATGRAD_INSTANTIATE(T)                                                                             \
+  template class DiagonalOperator<T>;                                                                      \
+  template CgSummary conjugate_gradients(LinearOperator<T>&, LinearOperator<T>*, const T*, T*, const CgOptions&);
+NATGRAD_INSTANTIATE(float)
+NATGRAD_INSTANTIATE(double)
+
+}  // namespace natgrad

@@ -1,0 +1,101 @@
+// Panels: the layout in which activations, tangents and deltas live.
+//
+// A (rows x cols) matrix is cut into panels of `width` columns; a panel is (rows x width) row-major:
+//   element (r, c) = panel(c / width)[r * width + c % width].
+// Activations are panels of (d_l x N): one panel holds `width` cases, one row a feature. The result of
+// W * panel is a panel again, so a sweep through the layers never repacks; element-wise work is contiguous.
+// The last panel is filled up: see pad rules at each producer.
+#pragma once
+
+#include <memory>
+#include <new>
+
+#include "check.hpp"
+#include "types.hpp"
+
+namespace natgrad {
+
+// Geometry of the register tile, (rows x width) accumulators of T, for the vector registers of this build.
+template <class T>
+struct Tile {
+#if defined(__AVX512F__)
+  static constexpr Index vector_bytes = 64, rows = 12;
+#elif defined(__AVX__)
+  static constexpr Index vector_bytes = 32, rows = 6;
+#elif defined(__aarch64__)
+  static constexpr Index vector_bytes = 16, rows = 12;
+#else
+  static constexpr Index vector_bytes = 16, rows = 6;
+#endif
+  static constexpr Index lanes = vector_bytes / static_cast<Index>(sizeof(T));
+  static constexpr Index width = 2 * lanes;
+  // Terms of an inner product summed in registers before they are added to memory: a (depth x width)
+  // panel block stays in the first-level cache. Also the number of cases after which sums over cases are
+  // added up, so any chunk of the batch that is a multiple of it leaves the bits alone.
+  static constexpr Index depth = 256;
+};
+
+// Uninitialised memory on a cache-line boundary.
+template <class T>
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(Index size) : size_(size) {
+    const Index bytes = checked_product(size, sizeof(T), "buffer size");
+    data_.reset(static_cast<T*>(::operator new(static_cast<std::size_t>(bytes), alignment)));
+  }
+  T* data() { return data_.get(); }
+  const T* data() const { return data_.get(); }
+  Index size() const { return size_; }
+  T& operator[](Index i) { return data_.get()[i]; }
+  const T& operator[](Index i) const { return data_.get()[i]; }
+
+ private:
+  static constexpr std::align_val_t alignment{64};
+  struct Free {
+    void operator()(T* p) const { ::operator delete(p, alignment); }
+  };
+  std::unique_ptr<T[], Free> data_;
+  Index size_ = 0;
+};
+
+// `count` consecutive panels of `rows` rows. T may be const.
+template <class T>
+struct PanelView {
+  T* data = nullptr;
+  Index rows = 0;
+  Index stride = 0;  // elements from one panel to the next
+  Index count = 0;
+
+  T* panel(Index j) const { return data + j * stride; }
+  PanelView slice(Index first, Index n) const { return {data + first * stride, rows, stride, n}; }
+  operator PanelView<const T>() const { return {data, rows, stride, count}; }
+};
+
+template <class T>
+class Panels {
+ public:
+  static constexpr Index width = Tile<T>::width;
+
+  Panels() = default;
+  Panels(Index rows, Index cols)
+      : rows_(rows), cols_(cols), buffer_(checked_product(stride_for(rows), count_for(cols), "panel size")) {}
+
+  Index rows() const { return rows_; }
+  Index cols() const { return cols_; }
+  bool empty() const { return buffer_.size() == 0; }
+  Index count() const { return count_for(cols_); }
+  PanelView<T> view() { return {buffer_.data(), rows_, stride_for(rows_), count()}; }
+  PanelView<const T> view() const { return {buffer_.data(), rows_, stride_for(rows_), count()}; }
+
+  static Index count_for(Index cols) { return (cols + width - 1) / width; }
+  // An odd number of rows per panel, so that equal rows of neighbouring panels fall into different cache sets.
+  static Index stride_for(Index rows) { return (rows | 1) * width; }
+
+ private:
+  Index rows_ = 0;
+  Index cols_ = 0;
+  Buffer<T> buffer_;
+};
+
+}  // namespace natgrad

@@ -1,0 +1,164 @@
+"""The border: whatever users pass becomes what the core takes, or an error that names the argument.
+
+Conversions (dtype, byte order, memory order) happen here, once and nowhere else.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import numbers
+from collections.abc import Iterable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from . import _core
+from .config import default_num_threads
+
+FloatArray = NDArray[np.floating[Any]]
+
+
+def core_for(dtype: np.dtype[Any]) -> ModuleType:
+    """Core functions for float32 or float64."""
+    core: ModuleType = _core.f32 if dtype == np.float32 else _core.f64
+    return core
+
+
+def as_float_dtype(dtype: Any) -> np.dtype[Any]:
+    """float32 or float64."""
+    try:
+        result = np.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"dtype must be float32 or float64, got {dtype!r}") from None
+    if result not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise ValueError(f"dtype must be float32 or float64, got {result}")
+    return result.newbyteorder("=")
+
+
+def as_real(x: ArrayLike, name: str) -> NDArray[Any]:
+    """An array of booleans, integers or floats, not converted yet."""
+    if hasattr(x, "nnz") and hasattr(x, "toarray"):
+        raise TypeError(f"{name} is sparse, wanted a dense array: pass {name}.toarray()")
+    try:
+        a = np.asarray(x)
+    except ValueError as error:
+        raise ValueError(f"{name} is not a rectangular array: {error}") from None
+    except (TypeError, RuntimeError) as error:  # e.g. a tensor that requires grad
+        raise TypeError(f"{name} can not be read as an array: {error}") from None
+    if a.dtype.kind not in "biuf":
+        raise TypeError(f"{name} has dtype {a.dtype}, wanted real numbers")
+    return a
+
+
+def as_floats(x: ArrayLike, name: str, dtype: np.dtype[Any], ndim: int | tuple[int, ...]) -> Any:
+    """A finite, C-contiguous, aligned array of `dtype`; `x` itself where it is one already."""
+    a = as_real(x, name)
+    allowed = (ndim,) if isinstance(ndim, int) else ndim
+    if a.ndim not in allowed:
+        wanted = " or ".join(str(n) for n in allowed)
+        raise ValueError(f"{name} has {a.ndim} dimensions (shape {a.shape}), wanted {wanted}")
+    with np.errstate(over="ignore"):  # what does not fit is reported below
+        result = np.require(a, dtype=dtype, requirements=["C", "A"])
+    if type(result) is not np.ndarray:
+        result = result.view(np.ndarray)
+    if not core_for(dtype).all_finite(result, num_threads=1):
+        place = np.argwhere(~np.isfinite(result))[0]
+        if result.ndim == 2:
+            where = f"row {place[0]}, column {place[1]}"
+        else:
+            where = f"position {', '.join(str(i) for i in place)}"
+        raise ValueError(f"{name} has NaN or Inf (in {dtype}) at {where}")
+    return result
+
+
+def as_cases(x: ArrayLike, num_inputs: int, dtype: np.dtype[Any]) -> Any:
+    """Inputs X (N, num_inputs), N >= 1."""
+    result = as_floats(x, "X", dtype, 2)
+    if result.shape[1] != num_inputs:
+        raise ValueError(f"X has {result.shape[1]} columns, the net expects {num_inputs}")
+    if result.shape[0] == 0:
+        raise ValueError("X has no rows, wanted at least one case")
+    return result
+
+
+def as_vector(v: ArrayLike, name: str, size: int, dtype: np.dtype[Any]) -> Any:
+    """A vector (size,)."""
+    result = as_floats(v, name, dtype, 1)
+    if result.shape[0] != size:
+        raise ValueError(f"{name} has length {result.shape[0]}, wanted {size}")
+    return result
+
+
+def as_rows(v: ArrayLike, name: str, size: int, dtype: np.dtype[Any]) -> tuple[Any, bool]:
+    """A vector (size,) or block (size, K) as K contiguous rows; and whether it was a block."""
+    a = as_real(v, name)
+    if a.ndim not in (1, 2) or a.shape[0] != size:
+        raise ValueError(f"{name} has shape {a.shape}, wanted ({size},) or ({size}, K)")
+    if a.ndim == 2 and a.shape[1] == 0:
+        raise ValueError(f"{name} has no columns, wanted at least one vector")
+    return as_floats(a.T if a.ndim == 2 else a[None, :], name, dtype, 2), a.ndim == 2
+
+
+def as_sample_weight(sample_weight: ArrayLike | None, num_cases: int) -> NDArray[np.float64] | None:
+    """Weights (N,) >= 0 with a positive sum, or None."""
+    if sample_weight is None:
+        return None
+    w: NDArray[np.float64]
+    w = as_vector(sample_weight, "sample_weight", num_cases, np.dtype(np.float64))
+    if (w < 0).any():
+        i = int(np.argmax(w < 0))
+        raise ValueError(f"sample_weight must be >= 0, got {w[i]} at position {i}")
+    total = float(w.sum())
+    if not 0.0 < total < math.inf:
+        raise ValueError(f"sample_weight must have a positive finite sum, got {total}")
+    return w
+
+
+def as_number(
+    x: Any, name: str, *, minimum: float = -math.inf, above: float = -math.inf
+) -> float:
+    """A finite real number, >= minimum and > above."""
+    if isinstance(x, bool | np.bool_) or not isinstance(x, numbers.Real | np.number | np.ndarray):
+        raise TypeError(f"{name} must be a real number, got {x!r}")
+    try:
+        value = float(x)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name} must be a real number, got {x!r}") from None
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}")
+    if value < minimum:
+        raise ValueError(f"{name} must be >= {minimum:g}, got {value}")
+    if value <= above:
+        raise ValueError(f"{name} must be > {above:g}, got {value}")
+    return value
+
+
+def as_count(x: Any, name: str, minimum: int) -> int:
+    """An integer >= minimum."""
+    if isinstance(x, bool | np.bool_) or not isinstance(x, numbers.Integral):
+        raise TypeError(f"{name} must be an integer, got {x!r}")
+    if x < minimum:
+        raise ValueError(f"{name} must be >= {minimum}, got {x}")
+    return int(x)
+
+
+def as_num_threads(num_threads: int | None) -> int:
+    """An integer >= 1; None asks `default_num_threads`."""
+    if num_threads is None:
+        return default_num_threads()
+    return as_count(num_threads, "num_threads", 1)
+
+
+def as_name(name: Any, what: str, known: Iterable[str]) -> str:
+    """One of the known names; the error lists them and the nearest one."""
+    names = tuple(known)
+    if not isinstance(name, str):
+        raise TypeError(f"{what} must be a name, got {name!r}; known: {', '.join(names)}")
+    if name in names:
+        return name
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"unknown {what} {name!r}; known: {', '.join(names)}{hint}")

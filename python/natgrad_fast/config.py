@@ -1,0 +1,49 @@
+"""What this build and this process run with."""
+
+from __future__ import annotations
+
+import os
+import platform
+from typing import Any
+
+import numpy as np
+
+from . import _core
+
+__all__ = ["default_num_threads", "show_config"]
+
+# libgomp's threads do not survive a fork; a child computes on one thread, with the same bits.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_core.disable_threads)
+
+
+def default_num_threads() -> int:
+    """Threads used when ``num_threads`` is None.
+
+    The smaller of OpenMP's own limit (``OMP_NUM_THREADS`` and threadpoolctl count) and the CPUs that
+    this process may use.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        cpus = len(os.sched_getaffinity(0))
+    else:
+        cpus = os.cpu_count() or 1
+    return max(1, min(_core.max_threads(), cpus))
+
+
+def show_config() -> dict[str, Any]:
+    """Versions, build flags and run-time settings, for reports.
+
+    Returns
+    -------
+    dict
+        ``version``, ``compiler``, ``cxx_flags``, ``build_type``, ``isa``, ``eigen_version``,
+        ``eigen_origin``, ``openmp`` of the build; ``python``, ``numpy``, ``platform``,
+        ``default_num_threads`` of the process.
+    """
+    return {
+        **_core.build_info(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "default_num_threads": default_num_threads(),
+    }

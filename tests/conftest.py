@@ -1,0 +1,54 @@
+"""Fixtures, the tolerance table and the header with the build under test."""
+
+from types import SimpleNamespace
+
+import hypothesis
+import natgrad_fast as ng
+import numpy as np
+import pytest
+
+# No deadline, since tests never time anything; derandomised, so that a failure can be repeated.
+hypothesis.settings.register_profile(
+    "natgrad", deadline=None, derandomize=True, max_examples=60, database=None
+)
+hypothesis.settings.load_profile("natgrad")
+
+# Normwise relative tolerances against the float64 oracle. A float32 net is compared with the oracle
+# at the same float32 parameters, so only the rounding of the computation counts.
+TOLERANCES = {
+    "float64": SimpleNamespace(
+        eps=2.2e-16,
+        # forward: up to 6 layers of sums of up to 400 terms, about 1e3 eps; ten times that
+        forward=2e-12,
+        # gradient: as forward, twice (backward sweep), and the mean cancels against the scale
+        gradient=1e-11,
+        # product: the bound the library promises
+        product=1e-10,
+    ),
+    "float32": SimpleNamespace(eps=1.2e-7, forward=1e-5, gradient=5e-5, product=1e-4),
+}
+
+
+def pytest_report_header(config):
+    facts = ng.show_config()
+    return ["natgrad_fast: " + ", ".join(f"{key}={value}" for key, value in facts.items())]
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20141193)
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request):
+    return request.param
+
+
+@pytest.fixture
+def tol(dtype):
+    return TOLERANCES[dtype]
+
+
+@pytest.fixture(params=[1, 2, 3, 4], ids=lambda n: f"{n}-threads")
+def num_threads(request):
+    return request.param

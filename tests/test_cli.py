@@ -1,0 +1,85 @@
+"""The command line, called as users call it."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import natgrad_fast as ng
+import pytest
+
+SCRIPT = Path(sys.executable).parent / "natgrad-fast"
+MODULE = [sys.executable, "-m", "natgrad_fast"]
+
+
+def run(*arguments, command=MODULE, cwd=None):
+    return subprocess.run(
+        [*command, *map(str, arguments)], capture_output=True, text=True, timeout=100, cwd=cwd
+    )
+
+
+@pytest.mark.parametrize("command", [[str(SCRIPT)], MODULE], ids=["script", "module"])
+def test_version(command):
+    if command != MODULE and not SCRIPT.exists():
+        pytest.skip("the package is not installed beside this interpreter")
+    done = run("--version", command=command)
+    assert done.returncode == 0, done.stderr
+    assert ng.__version__ in done.stdout
+
+
+def test_info_shows_the_configuration():
+    done = run("info")
+    assert done.returncode == 0, done.stderr
+    for key, value in ng.show_config().items():
+        assert str(value) in done.stdout, key
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["trian"],
+        ["demo", "--epochs", "0"],
+        ["demo", "--epochs", "many"],
+        ["demo", "--seed", "-1"],
+        ["demo", "--unknown"],
+        ["info", "extra"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_arguments_exit_with_2(arguments, tmp_path):
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "usage" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_short_demo_writes_a_picture(tmp_path):
+    pytest.importorskip("sklearn")
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "curves.png"
+    done = run("demo", "--epochs", 2, "--output", picture, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert picture.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    assert str(picture) in done.stdout
+    assert [p.name for p in tmp_path.iterdir()] == [picture.name]
+
+
+def test_demo_refuses_a_folder_that_is_not_there(tmp_path):
+    pytest.importorskip("sklearn")
+    done = run("demo", "--epochs", 1, "--output", tmp_path / "missing" / "curves.png")
+    assert done.returncode != 0
+    assert "missing" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_demo_reaches_97_percent(tmp_path):
+    """The default run, as in `make demo`; its last accuracies are printed as percentages."""
+    pytest.importorskip("sklearn")
+    pytest.importorskip("matplotlib")
+    done = run("demo", "--output", tmp_path / "curves.png")
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if "natgrad" in line.lower() and "%" in line]
+    assert float(re.findall(r"([\d.]+) ?%", lines[-1])[0]) >= 97.0, done.stdout

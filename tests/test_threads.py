@@ -1,0 +1,141 @@
+"""Threads never change a bit, and never get in each other's way."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import cases
+import natgrad_fast as ng
+import numpy as np
+import pytest
+from cases import SOFTMAX, Case, run_python, same_bits
+
+# Batches around the sizes at which tiles and chunks begin, and nets above the threading threshold.
+BATCHES = [
+    Case(f"64-96-10-batch-{n}", (64, 96, 10), SOFTMAX, n=n, weighted=True)
+    for n in (1, 31, 129, 1000)
+]
+
+
+def quantities(problem, loss, num_threads):
+    """Name and value of everything that takes num_threads."""
+    net, _, x, y, weight = problem
+    threads = {"num_threads": num_threads}
+    rng = np.random.default_rng(3)
+    v, block = rng.standard_normal(net.num_params), rng.standard_normal((net.num_params, 5))
+    u = rng.standard_normal((x.shape[0] * net.sizes[-1], 3))
+    options = {"sample_weight": weight, "l2": 0.01, **threads}
+    fisher = ng.Fisher(net, loss, x, damping=0.1, **options)
+    ggn = ng.GGN(net, loss, x, y, damping=0.1, **options)
+    jacobian = ng.Jacobian(net, x, **threads)
+    yield "forward", net(x, **threads)
+    yield "value", ng.value(net, loss, x, y, **options)
+    value, gradient = ng.value_and_grad(net, loss, x, y, **options)
+    yield "value_and_grad value", value
+    yield "gradient", gradient
+    yield "fisher", fisher @ v
+    yield "fisher block", fisher @ block
+    yield "ggn", ggn @ v
+    yield "quadratic form", fisher.quadratic_form(v)
+    yield "quadratic form of two", fisher.quadratic_form(v, block[:, 0])
+    yield "jacobian", jacobian @ v
+    yield "jacobian block", jacobian @ block
+    yield "transposed jacobian", jacobian.T @ u[:, 0]
+    yield "transposed jacobian block", jacobian.T @ u
+    for stopping in ("residual", "relative_progress"):
+        result = ng.cg(fisher, gradient, max_iter=15, stopping=stopping, **threads)
+        yield f"cg {stopping}", result.x
+        yield f"cg {stopping} record", [result.iterations, result.residual_norm, result.quadratic]
+    result = ng.cg(fisher, gradient, max_iter=15, preconditioner=1 + v**2, **threads)
+    yield "preconditioned cg", result.x
+
+
+@pytest.mark.parametrize("case", [*cases.SMALL[-3:], *BATCHES, *cases.LARGE], ids=cases.ids)
+def test_bits_do_not_depend_on_threads(case, dtype, num_threads):
+    problem = case.problem(dtype)
+    one = dict(quantities(problem, case.loss, 1))
+    for name, value in quantities(problem, case.loss, num_threads):
+        assert same_bits(value, one[name]), name
+
+
+def test_training_does_not_depend_on_threads(dtype, num_threads):
+    def train(threads):
+        problem = cases.LARGE[0].problem(dtype)
+        opt = ng.NaturalGradient(problem.net, SOFTMAX, num_threads=threads, l2=1e-4)
+        history = opt.fit(problem.x, problem.y, epochs=2, batch_size=333)
+        return problem.net.params, [info.loss for info in history.steps]
+
+    for found, expected in zip(train(num_threads), train(1), strict=True):
+        assert same_bits(found, expected)
+
+
+@pytest.mark.parametrize("shared", ["net", "operator"])
+def test_use_from_several_python_threads_at_once(shared, rng):
+    problem = cases.LARGE[0].problem("float32")
+    vectors = rng.standard_normal((8, problem.net.num_params)).astype("float32")
+
+    def build():
+        return ng.Fisher(problem.net, SOFTMAX, problem.x, damping=0.1)
+
+    operator = build()
+    expected = [operator @ v for v in vectors]
+    forward = problem.net(problem.x)
+
+    def work(v):
+        mine = operator if shared == "operator" else build()
+        products = [mine @ v for _ in range(5)]
+        same = all(same_bits(product, products[0]) for product in products)
+        return products[0], same and same_bits(problem.net(problem.x), forward)
+
+    with ThreadPoolExecutor(4) as pool:
+        for (product, same), exact in zip(pool.map(work, vectors), expected, strict=True):
+            assert same
+            assert same_bits(product, exact)
+
+
+FORK = """
+    import os, sys, time
+    import numpy as np, natgrad_fast as ng
+    rng = np.random.default_rng(0)
+    net = ng.MLP([64, 128, 64, 10], seed=0)
+    x, v = rng.standard_normal((700, 64)), rng.standard_normal(net.num_params)
+    F = ng.Fisher(net, "softmax_cross_entropy", x, num_threads=2)
+    before = F @ v  # starts the threads, which the child does not inherit
+    child = os.fork()
+    if child == 0:
+        new = ng.Fisher(net, "softmax_cross_entropy", x, num_threads=1)
+        same = (new @ v).tobytes() == before.tobytes()
+        if {shared}:
+            same = same and (F @ v).tobytes() == before.tobytes()
+        os._exit(0 if same else 3)
+    for _ in range(100):
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            sys.exit(os.waitstatus_to_exitcode(status))
+        time.sleep(0.1)
+    os.kill(child, 9)
+    sys.exit("the child hangs")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("inherited", [False, True], ids=["one-thread", "inherited-operator"])
+def test_child_of_fork_works(inherited):
+    """In a process of its own, since Python 3.12 warns of forks beside threads."""
+    run_python(FORK.format(shared=inherited), "-W", "ignore::DeprecationWarning")
+
+
+def test_thread_settings_of_others_are_left_alone():
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    before = threadpoolctl.threadpool_info()
+    problem = cases.LARGE[0].problem("float32")
+    ng.Fisher(problem.net, SOFTMAX, problem.x, num_threads=3) @ problem.net.params
+    assert threadpoolctl.threadpool_info() == before
+
+
+def test_default_number_of_threads():
+    script = "import natgrad_fast as ng; print(ng.show_config()['default_num_threads'])"
+    if not ng.show_config()["openmp"]:
+        pytest.skip("built without OpenMP: always 1")
+    env = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    assert int(run_python(script, env=env)) == len(os.sched_getaffinity(0))
+    assert int(run_python(script, env=env | {"OMP_NUM_THREADS": "1"})) == 1
