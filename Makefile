@@ -68,7 +68,7 @@ clean:  ## remove builds, caches and .venv
 $(VENV)/.created:
 	@python="$(PYTHON)"; python="$${python:-$$($(find_python))}"; \
 	if [ -z "$$python" ]; then echo "No Python >= 3.11 found; install one, or name it: make PYTHON=/path/to/python" >&2; exit 1; fi; \
-	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"{sys.executable} is too old: Python >= 3.11 is needed")'; \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"{sys.executable} is too old: Python >= 3.11 is needed")' || exit 1; \
 	echo "creating $(VENV) with $$("$$python" --version)"; \
 	"$$python" -m venv --clear $(VENV) || { echo "'$$python -m venv' failed; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@$(PIP) install --upgrade 'pip>=25.1'

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
-# Matrix products of one case with a weight matrix, for (every layer, of these not in the first one).
+# Matrix products of one case with weight matrices: (per layer, how many fewer in the first layer).
 # gradient: W a; delta a', W' delta.                 GGN: W Ra + V a; delta a', W' delta.
 # The first layer has no Ra and needs no W' delta: the input does not depend on parameters.
 PRODUCTS = {"gradient": (3, 1), "ggn": (4, 2)}
@@ -60,6 +60,11 @@ class Data:
     y: np.ndarray  # (N, C), or (N,) labels
     params: np.ndarray  # (P,)
     rng: np.random.Generator
+
+    def as_float64(self) -> Data:
+        """The same numbers for the reference."""
+        y = self.y if self.y.dtype.kind == "i" else self.y.astype(np.float64)
+        return Data(self.x.astype(np.float64), y, self.params.astype(np.float64), self.rng)
 
     def vectors(self, num_vectors: int) -> np.ndarray:
         """(P,) for one vector, (P, K) for more."""

@@ -7,11 +7,12 @@ namespace natgrad {
 namespace {
 
 template <class T>
-using AlignedArray = Eigen::Map<Eigen::Array<T, Eigen::Dynamic, 1>, Eigen::Aligned64>;
+using AlignedArray = Eigen::Map<Eigen::Array<T, Eigen::Dynamic, 1>, Eigen::AlignedMax>;
 
 constexpr double leaky_slope = 0.01;
 
-// phi(s) = s for s > 0, slope s else; the loops have no function calls, so compilers vectorise them.
+// phi(s) = s for s > 0, slope s else; the loops have no function calls, so compilers vectorise
+// them.
 template <class T>
 void leaky_relu(Index size, T* s, T* derivative, T slope) {
   if (derivative)

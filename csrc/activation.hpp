@@ -7,16 +7,27 @@
 
 namespace natgrad {
 
-enum class Activation { identity, tanh, logistic, relu, leaky_relu, elu, softplus, gelu, silu, sin };
+enum class Activation {
+  identity,
+  tanh,
+  logistic,
+  relu,
+  leaky_relu,
+  elu,
+  softplus,
+  gelu,
+  silu,
+  sin
+};
 
 // Names in the order of the enumerators.
 inline constexpr std::array<std::string_view, 10> activation_names = {
     "identity", "tanh", "logistic", "relu", "leaky_relu", "elu", "softplus", "gelu", "silu", "sin"};
 
-// s = phi(s) in place and, unless null, derivative = phi'(s). leaky_relu has slope 0.01, elu alpha 1, gelu is
-// s Phi(s) with the exact normal distribution function. At a kink the derivative is the left one: relu'(0) = 0.
-// `size` is a multiple of Tile<T>::width and both arrays lie on a cache-line boundary, so that every element
-// takes the same (vector) path wherever it stands.
+// s = phi(s) in place and, unless null, derivative = phi'(s). leaky_relu has slope 0.01, elu alpha
+// 1, gelu is s Phi(s) with the exact normal distribution function. At a kink the derivative is the
+// left one: relu'(0) = 0. `size` is a multiple of Tile<T>::width and both arrays are aligned to
+// vector registers, so that every element takes the same (vector) path wherever it stands.
 template <class T>
 void activate(Activation kind, Index size, T* s, T* derivative);
 

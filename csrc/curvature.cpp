@@ -7,8 +7,10 @@
 namespace natgrad {
 
 template <class T>
-CurvatureOperator<T>::CurvatureOperator(std::shared_ptr<Linearization<T>> linearization, Loss loss,
-                                        CaseWeights<T> weights, double shift)
+CurvatureOperator<T>::CurvatureOperator(std::shared_ptr<Linearization<T>> linearization,
+                                        Loss loss,
+                                        CaseWeights<T> weights,
+                                        double shift)
     : linearization_(std::move(linearization)),
       output_(loss, linearization_->outputs(), linearization_->num_threads()),
       weights_(std::move(weights)),
@@ -17,7 +19,10 @@ CurvatureOperator<T>::CurvatureOperator(std::shared_ptr<Linearization<T>> linear
         output_.multiply(first, r);
         weights_.apply(first, r);
       }) {
-  check(weights_.num_cases() == linearization_->num_cases(), "weights for ", weights_.num_cases(), " cases, batch of ",
+  check(weights_.num_cases() == linearization_->num_cases(),
+        "weights for ",
+        weights_.num_cases(),
+        " cases, batch of ",
         linearization_->num_cases());
   linearization_->reserve(1);
 }

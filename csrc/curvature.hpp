@@ -7,12 +7,16 @@
 
 namespace natgrad {
 
-// B + shift I with B = sum_i w_i J_i' M_i J_i / sum_i w_i, for per-case output matrices M_i: the exact Fisher
-// matrix and the generalized Gauss-Newton matrix (Martens, arXiv 1412.1193). `shift` is damping + l2.
+// B + shift I with B = sum_i w_i J_i' M_i J_i / sum_i w_i, for per-case output matrices M_i: the
+// exact Fisher matrix and the generalized Gauss-Newton matrix (Martens, arXiv 1412.1193). `shift`
+// is damping + l2.
 template <class T>
 class CurvatureOperator final : public LinearOperator<T> {
  public:
-  CurvatureOperator(std::shared_ptr<Linearization<T>> linearization, Loss loss, CaseWeights<T> weights, double shift);
+  CurvatureOperator(std::shared_ptr<Linearization<T>> linearization,
+                    Loss loss,
+                    CaseWeights<T> weights,
+                    double shift);
 
   Index size() const override { return linearization_->net().num_params; }
   double shift() const { return shift_; }
@@ -21,7 +25,8 @@ class CurvatureOperator final : public LinearOperator<T> {
   void apply(const T* x, T* y) override { apply_block(x, 1, y); }
   // y_k = (B + shift I) x_k;  x, y (K x P).
   void apply_block(const T* x, Index num_vectors, T* y);
-  // v' (B + shift I) w by two linearised forward passes, (Q'J v).(Q'J w) summed over cases; one if v == w.
+  // v' (B + shift I) w by two linearised forward passes, (Q'J v).(Q'J w) summed over cases; one if
+  // v == w.
   double quadratic_form(const T* v, const T* w);
 
  private:

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstring>
+#include <utility>
 #include <vector>
 
 #include "parallel.hpp"
@@ -18,7 +18,8 @@ namespace {
 template <class T>
 struct Simd {
   typedef T Vector __attribute__((vector_size(Tile<T>::vector_bytes)));
-  typedef T Unaligned __attribute__((vector_size(Tile<T>::vector_bytes), aligned(alignof(T)), may_alias));
+  typedef T Unaligned
+      __attribute__((vector_size(Tile<T>::vector_bytes), aligned(alignof(T)), may_alias));
 };
 
 // Left operand A(i, k), i < Tile::rows, k < kc, of the register tile.
@@ -46,9 +47,11 @@ struct Epilogue {
   const T* scale;  // (M x width), row stride `ldc`, or null
 };
 
-// c (M x width, row stride ldc) = [c] + A (M x kc) B (kc x width). The 2 M accumulators stay in registers.
+// c (M x width, row stride ldc) = [c] + A (M x kc) B (kc x width). The 2 M accumulators stay in
+// registers.
 template <class T, int M, class Operand>
-void register_tile(const Operand& a, Index kc, const T* b, T* c, Index ldc, const Epilogue<T>& epilogue) {
+void register_tile(
+    const Operand& a, Index kc, const T* b, T* c, Index ldc, const Epilogue<T>& epilogue) {
   using Vector = typename Simd<T>::Vector;
   using Unaligned = typename Simd<T>::Unaligned;
   constexpr Index lanes = Tile<T>::lanes;
@@ -78,14 +81,16 @@ void register_tile(const Operand& a, Index kc, const T* b, T* c, Index ldc, cons
       Vector value = sum[i][h];
       if (epilogue.accumulate) value += *out;
       if (epilogue.bias) value += epilogue.bias[i] - Vector{};
-      if (epilogue.scale) value *= *reinterpret_cast<const Unaligned*>(epilogue.scale + i * ldc + h * lanes);
+      if (epilogue.scale)
+        value *= *reinterpret_cast<const Unaligned*>(epilogue.scale + i * ldc + h * lanes);
       *out = value;
     }
   }
 }
 
 template <class T, class Operand, int M = static_cast<int>(Tile<T>::rows)>
-void register_tile_rows(Index rows, const Operand& a, Index kc, const T* b, T* c, Index ldc, const Epilogue<T>& e) {
+void register_tile_rows(
+    Index rows, const Operand& a, Index kc, const T* b, T* c, Index ldc, const Epilogue<T>& e) {
   if (rows == M) {
     register_tile<T, M>(a, kc, b, c, ldc, e);
   } else if constexpr (M > 1) {
@@ -97,17 +102,55 @@ void register_tile_rows(Index rows, const Operand& a, Index kc, const T* b, T* c
 template <class T>
 constexpr Index block_rows = 96;
 
-// Transposes a (rows x cols) block of at most (width x width).
+// Swaps the off-diagonal halves of every (2 s x 2 s) diagonal block of the rows a (row i) and b
+// (row i + s).
+template <int s, class Vector, std::size_t... k>
+void swap_halves(Vector& a, Vector& b, std::index_sequence<k...>) {
+  constexpr std::size_t lanes = sizeof...(k);
+  const Vector upper =
+      __builtin_shufflevector(a, b, static_cast<int>(k & s ? lanes + (k ^ s) : k)...);
+  b = __builtin_shufflevector(a, b, static_cast<int>(k & s ? lanes + k : k ^ s)...);
+  a = upper;
+}
+
+template <class Vector, int lanes, int s = 1>
+void transpose_registers(Vector (&rows)[lanes]) {
+  if constexpr (s < lanes) {
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes; ++i)
+      if ((i & s) == 0) swap_halves<s>(rows[i], rows[i + s], std::make_index_sequence<lanes>());
+    transpose_registers<Vector, lanes, 2 * s>(rows);
+  }
+}
+
+// Transposes a (rows x cols) block of at most (width x width); a full one in registers.
 template <class T>
 void transpose_block(const T* in, Index ld_in, Index rows, Index cols, T* out, Index ld_out) {
-  for (Index j = 0; j < cols; ++j)
-    for (Index i = 0; i < rows; ++i) out[j * ld_out + i] = in[i * ld_in + j];
+  using Unaligned = typename Simd<T>::Unaligned;
+  constexpr int lanes = static_cast<int>(Tile<T>::lanes);
+  if (rows != Tile<T>::width || cols != Tile<T>::width) {
+    for (Index j = 0; j < cols; ++j)
+      for (Index i = 0; i < rows; ++i) out[j * ld_out + i] = in[i * ld_in + j];
+    return;
+  }
+  for (Index i = 0; i < rows; i += lanes)
+    for (Index j = 0; j < cols; j += lanes) {
+      typename Simd<T>::Vector block[lanes];
+      for (int q = 0; q < lanes; ++q)
+        block[q] = *reinterpret_cast<const Unaligned*>(in + (i + q) * ld_in + j);
+      transpose_registers(block);
+      for (int q = 0; q < lanes; ++q)
+        *reinterpret_cast<Unaligned*>(out + (j + q) * ld_out + i) = block[q];
+    }
 }
 
 }  // namespace
 
 template <class T>
-void multiply(const RowMajor<T>& a, PanelView<const T> b, PanelView<T> c, const ProductOptions<T>& options) {
+void multiply(const RowMajor<T>& a,
+              PanelView<const T> b,
+              PanelView<T> c,
+              const ProductOptions<T>& options) {
   constexpr Index width = Tile<T>::width, depth = Tile<T>::depth, tile_rows = Tile<T>::rows;
   for (Index k0 = 0; k0 < a.cols; k0 += depth) {
     const Index kc = std::min(depth, a.cols - k0);
@@ -120,10 +163,16 @@ void multiply(const RowMajor<T>& a, PanelView<const T> b, PanelView<T> c, const 
           Epilogue<T> epilogue;
           epilogue.accumulate = !first || options.accumulate;
           epilogue.bias = first && options.bias ? options.bias + r : nullptr;
-          epilogue.scale = last && options.scale.data ? options.scale.panel(j) + r * width : nullptr;
+          epilogue.scale =
+              last && options.scale.data ? options.scale.panel(j) + r * width : nullptr;
           const RowOperand<T> operand{a.data + r * a.ld + k0, a.ld};
-          register_tile_rows<T>(std::min(tile_rows, block_end - r), operand, kc, b_panel, c.panel(j) + r * width,
-                                width, epilogue);
+          register_tile_rows<T>(std::min(tile_rows, block_end - r),
+                                operand,
+                                kc,
+                                b_panel,
+                                c.panel(j) + r * width,
+                                width,
+                                epilogue);
         }
       }
     }
@@ -131,8 +180,13 @@ void multiply(const RowMajor<T>& a, PanelView<const T> b, PanelView<T> c, const 
 }
 
 template <class T>
-void multiply_outer(PanelView<const T> u, PanelView<const T> b, Index row_begin, Index row_end, Index d_in,
-                    bool accumulate, T* c) {
+void multiply_outer(PanelView<const T> u,
+                    PanelView<const T> b,
+                    Index row_begin,
+                    Index row_end,
+                    Index d_in,
+                    bool accumulate,
+                    T* c) {
   constexpr Index width = Tile<T>::width, depth = Tile<T>::depth, tile_rows = Tile<T>::rows;
   const Index num_cases = u.count * width;
   alignas(64) T edge[tile_rows * width];
@@ -152,7 +206,8 @@ void multiply_outer(PanelView<const T> u, PanelView<const T> b, Index row_begin,
             register_tile_rows<T>(rows, operand, kc, b_panel, out, d_in, epilogue);
             continue;
           }
-          register_tile_rows<T>(rows, operand, kc, b_panel, edge, width, Epilogue<T>{false, nullptr, nullptr});
+          register_tile_rows<T>(
+              rows, operand, kc, b_panel, edge, width, Epilogue<T>{false, nullptr, nullptr});
           for (Index i = 0; i < rows; ++i)
             for (Index q = 0; q < cols; ++q) {
               T& target = out[i * d_in + q];
@@ -182,15 +237,18 @@ void sum_cases(PanelView<const T> u, Index row_begin, Index row_end, bool accumu
 }
 
 template <class T>
-void pack_cases(const T* x, Index num_cases, Index d, Index first, Index count, Fill fill, PanelView<T> out) {
+void pack_cases(
+    const T* x, Index num_cases, Index d, Index first, Index count, Fill fill, PanelView<T> out) {
   constexpr Index width = Tile<T>::width;
   for (Index j = first; j < first + count; ++j) {
     T* panel = out.panel(j);
     const Index valid = std::min(width, num_cases - j * width);
     for (Index f = 0; f < d; f += width)
-      transpose_block(x + j * width * d + f, d, valid, std::min(width, d - f), panel + f * width, width);
+      transpose_block(
+          x + j * width * d + f, d, valid, std::min(width, d - f), panel + f * width, width);
     for (Index f = 0; f < d && valid < width; ++f)
-      std::fill(panel + f * width + valid, panel + (f + 1) * width,
+      std::fill(panel + f * width + valid,
+                panel + (f + 1) * width,
                 fill == Fill::zero ? T(0) : panel[f * width + valid - 1]);
   }
 }
@@ -214,7 +272,12 @@ void unpack_cases(PanelView<const T> panels, Index num_cases, T* out) {
   for (Index j = 0; j < panels.count; ++j) {
     const Index valid = std::min(width, num_cases - j * width);
     for (Index f = 0; f < d; f += width)
-      transpose_block(panels.panel(j) + f * width, width, std::min(width, d - f), valid, out + j * width * d + f, d);
+      transpose_block(panels.panel(j) + f * width,
+                      width,
+                      std::min(width, d - f),
+                      valid,
+                      out + j * width * d + f,
+                      d);
   }
 }
 
@@ -223,8 +286,12 @@ void transpose(const T* in, Index rows, Index cols, Index ld_in, T* out, Index l
   constexpr Index block = Tile<T>::width;
   for (Index i = 0; i < rows; i += block)
     for (Index j = 0; j < cols; j += block)
-      transpose_block(in + i * ld_in + j, ld_in, std::min(block, rows - i), std::min(block, cols - j),
-                      out + j * ld_out + i, ld_out);
+      transpose_block(in + i * ld_in + j,
+                      ld_in,
+                      std::min(block, rows - i),
+                      std::min(block, cols - j),
+                      out + j * ld_out + i,
+                      ld_out);
 }
 
 template <class T>
@@ -256,14 +323,16 @@ double measure_fma_peak(int num_threads, double seconds) {
   return total;
 }
 
-#define NATGRAD_INSTANTIATE(T)                                                                               \
-  template void multiply(const RowMajor<T>&, PanelView<const T>, PanelView<T>, const ProductOptions<T>&);   \
-  template void multiply_outer(PanelView<const T>, PanelView<const T>, Index, Index, Index, bool, T*);      \
-  template void sum_cases(PanelView<const T>, Index, Index, bool, T*);                                      \
-  template void pack_cases(const T*, Index, Index, Index, Index, Fill, PanelView<T>);                       \
-  template void transpose_panels(PanelView<const T>, Index, Index, PanelView<T>);                           \
-  template void unpack_cases(PanelView<const T>, Index, T*);                                               \
-  template void transpose(const T*, Index, Index, Index, T*, Index);                                        \
+#define NATGRAD_INSTANTIATE(T)                                                         \
+  template void multiply(                                                              \
+      const RowMajor<T>&, PanelView<const T>, PanelView<T>, const ProductOptions<T>&); \
+  template void multiply_outer(                                                        \
+      PanelView<const T>, PanelView<const T>, Index, Index, Index, bool, T*);          \
+  template void sum_cases(PanelView<const T>, Index, Index, bool, T*);                 \
+  template void pack_cases(const T*, Index, Index, Index, Index, Fill, PanelView<T>);  \
+  template void transpose_panels(PanelView<const T>, Index, Index, PanelView<T>);      \
+  template void unpack_cases(PanelView<const T>, Index, T*);                           \
+  template void transpose(const T*, Index, Index, Index, T*, Index);                   \
   template double measure_fma_peak<T>(int, double);
 NATGRAD_INSTANTIATE(float)
 NATGRAD_INSTANTIATE(double)

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <vector>
 
 #include "vectors.hpp"
@@ -11,17 +12,24 @@ namespace natgrad {
 namespace {
 
 constexpr Index refresh_period = 50;
-// A recomputed residual that is this much of the one before, though the recurrence fell below it, stagnates.
+// A recomputed residual that is this much of the one before, though the recurrence fell below it,
+// stagnates.
 constexpr double stagnation_ratio = 0.5;
 // Relative-progress stop: smallest mean progress per iteration, and iterations looked back.
 constexpr double progress_per_iteration = 5e-4;
-Index look_back(Index i) { return std::max<Index>(10, (i + 9) / 10); }
+Index look_back(Index i) {
+  return std::max<Index>(10, (i + 9) / 10);
+}
 
 // One solve, in units of |b|: b, x and r are divided by it.
 template <class T>
 class Solve {
  public:
-  Solve(LinearOperator<T>& a, LinearOperator<T>* preconditioner, const T* b, T* x, const CgOptions& options)
+  Solve(LinearOperator<T>& a,
+        LinearOperator<T>* preconditioner,
+        const T* b,
+        T* x,
+        const CgOptions& options)
       : a_(a),
         preconditioner_(preconditioner),
         x_(x),
@@ -84,57 +92,69 @@ class Solve {
   double quadratic() { return -0.5 * (vectors_.dot(x_, b_.data()) + vectors_.dot(x_, r_.data())); }
 
   CgStatus iterate() {
-    if (options_.min_iter <= 0 && small(rr_)) return CgStatus::converged;
-    if (rr_ == 0.0) return CgStatus::converged;
-    if (options_.stopping == CgStopping::residual && small(rr_)) return CgStatus::converged;
-    double rz_old = 0.0, last_true = std::numeric_limits<double>::infinity();
-    bool restart = true;
+    const bool at_once = options_.stopping == CgStopping::residual || options_.min_iter == 0;
+    if (rr_ == 0.0 || (at_once && small(rr_))) return CgStatus::converged;
     for (Index i = 1; i <= options_.max_iter; ++i) {
-      const T* z = r_.data();
-      double rz = rr_;
-      if (preconditioner_) {
-        preconditioner_->apply(r_.data(), z_.data());
-        z = z_.data();
-        rz = vectors_.dot(r_.data(), z);
-        if (!std::isfinite(rz)) return CgStatus::non_finite;
-        if (rz <= 0.0) return CgStatus::indefinite_preconditioner;
-      }
-      if (restart) {
-        vectors_.copy(z, p_.data());
-      } else {
-        vectors_.add_scaled(z, rz / rz_old, p_.data());
-      }
-      restart = false;
-      rz_old = rz;
-      a_.apply(p_.data(), q_.data());
-      ++summary_.matvecs;
-      const double curvature = vectors_.shift_and_dot(options_.damping, p_.data(), q_.data());
-      const double step = rz / curvature;
-      if (!std::isfinite(curvature)) return CgStatus::non_finite;
-      if (curvature <= 0.0 || !std::isfinite(step)) return CgStatus::negative_curvature;
-      rr_ = vectors_.cg_update(step, p_.data(), q_.data(), x_, r_.data());
-      residual_is_true_ = false;
+      if (const auto failure = step()) return *failure;
       summary_.iterations = i;
-      phi_ -= 0.5 * step * rz;
       phis_.push_back(phi_);
-      if (!std::isfinite(rr_)) return CgStatus::non_finite;
-      if (i >= options_.min_iter && progress_is_small(i)) return CgStatus::relative_progress;
-
-      const bool verify = i >= options_.min_iter && small(rr_);
+      const bool may_stop = i >= options_.min_iter;
+      if (may_stop && progress_is_small(i)) return CgStatus::relative_progress;
+      const bool verify = may_stop && small(rr_);
       if (verify || i % refresh_period == 0) {
-        const double by_recurrence = std::sqrt(rr_);
-        refresh();
-        const double true_norm = std::sqrt(rr_);
-        if (i >= options_.min_iter && small(rr_)) return CgStatus::converged;
-        if (true_norm > 2.0 * by_recurrence && true_norm > stagnation_ratio * last_true) return CgStatus::stagnated;
-        last_true = true_norm;
-        restart = verify;
+        const bool lost_digits = recompute_residual();
+        if (may_stop && small(rr_)) return CgStatus::converged;
+        if (lost_digits) return CgStatus::stagnated;
+        restart_ = verify;
       }
       const CgSignal signal = poll(i);
       if (signal == CgSignal::stop) return CgStatus::stopped;
       if (signal == CgSignal::interrupt) return CgStatus::interrupted;
     }
     return CgStatus::max_iterations;
+  }
+
+  // One iteration; a status if it can not be done, x then is the iterate before.
+  std::optional<CgStatus> step() {
+    const T* z = r_.data();
+    double rz = rr_;
+    if (preconditioner_) {
+      preconditioner_->apply(r_.data(), z_.data());
+      z = z_.data();
+      rz = vectors_.dot(r_.data(), z);
+      if (!std::isfinite(rz)) return CgStatus::non_finite;
+      if (rz <= 0.0) return CgStatus::indefinite_preconditioner;
+    }
+    if (restart_) {
+      vectors_.copy(z, p_.data());
+    } else {
+      vectors_.add_scaled(z, rz / rz_, p_.data());
+    }
+    restart_ = false;
+    rz_ = rz;
+    a_.apply(p_.data(), q_.data());
+    ++summary_.matvecs;
+    const double curvature = vectors_.shift_and_dot(options_.damping, p_.data(), q_.data());
+    const double length = rz / curvature;
+    if (!std::isfinite(curvature)) return CgStatus::non_finite;
+    if (curvature <= 0.0 || !std::isfinite(length)) return CgStatus::negative_curvature;
+    rr_ = vectors_.cg_update(length, p_.data(), q_.data(), x_, r_.data());
+    residual_is_true_ = false;
+    phi_ -= 0.5 * length * rz;
+    if (!std::isfinite(rr_)) return CgStatus::non_finite;
+    return std::nullopt;
+  }
+
+  // Replaces the recurrence's residual by the true one. Whether that is much larger, and not much
+  // smaller than at the last time: then rounding errors have taken over.
+  bool recompute_residual() {
+    const double by_recurrence = std::sqrt(rr_);
+    refresh();
+    const double norm = std::sqrt(rr_);
+    const bool lost_digits =
+        norm > 2.0 * by_recurrence && norm > stagnation_ratio * last_true_norm_;
+    last_true_norm_ = norm;
+    return lost_digits;
   }
 
   bool progress_is_small(Index i) const {
@@ -149,7 +169,8 @@ class Solve {
     return options_.poll({i, b_norm_ * std::sqrt(rr_), b_norm_ * b_norm_ * phi_});
   }
 
-  // The true residual and quadratic of the iterate, or of the start if that was better; back to the units of b.
+  // The true residual and quadratic of the iterate, or of the start if that was better; back to the
+  // units of b.
   CgSummary finish(CgStatus status) {
     if (!residual_is_true_) refresh();
     phi_ = quadratic();
@@ -184,7 +205,9 @@ class Solve {
   Vectors<T> vectors_;
   Buffer<T> b_, r_, p_, q_, z_, start_;
   double b_norm_ = 0.0, tolerance_ = 0.0;
-  double rr_ = 0.0, phi_ = 0.0, start_phi_ = 0.0;
+  double rr_ = 0.0, rz_ = 0.0, phi_ = 0.0, start_phi_ = 0.0;  // r'r, r'z, quadratic
+  double last_true_norm_ = std::numeric_limits<double>::infinity();
+  bool restart_ = true;  // the next direction is z, without the one before
   bool start_is_zero_ = true, residual_is_true_ = true;
   std::vector<double> phis_;  // phi_0 .. phi_i
   CgSummary summary_;
@@ -198,14 +221,18 @@ void DiagonalOperator<T>::apply(const T* x, T* y) {
 }
 
 template <class T>
-CgSummary conjugate_gradients(LinearOperator<T>& a, LinearOperator<T>* preconditioner, const T* b, T* x,
+CgSummary conjugate_gradients(LinearOperator<T>& a,
+                              LinearOperator<T>* preconditioner,
+                              const T* b,
+                              T* x,
                               const CgOptions& options) {
   return Solve<T>(a, preconditioner, b, x, options).run();
 }
 
-#define NATGRAD_INSTANTIATE(T)                                                                             \
-  template class DiagonalOperator<T>;                                                                      \
-  template CgSummary conjugate_gradients(LinearOperator<T>&, LinearOperator<T>*, const T*, T*, const CgOptions&);
+#define NATGRAD_INSTANTIATE(T)            \
+  template class DiagonalOperator<T>;     \
+  template CgSummary conjugate_gradients( \
+      LinearOperator<T>&, LinearOperator<T>*, const T*, T*, const CgOptions&);
 NATGRAD_INSTANTIATE(float)
 NATGRAD_INSTANTIATE(double)
 

@@ -8,15 +8,18 @@
 namespace natgrad {
 namespace {
 
-constexpr int width_of(Index w) { return static_cast<int>(w); }
+constexpr int width_of(Index w) {
+  return static_cast<int>(w);
+}
 
 // One panel as a (rows x width) array; a row is an output, a column a case.
 template <class T>
-using PanelArray = Eigen::Array<T, Eigen::Dynamic, width_of(Tile<std::remove_const_t<T>>::width), Eigen::RowMajor>;
+using PanelArray =
+    Eigen::Array<T, Eigen::Dynamic, width_of(Tile<std::remove_const_t<T>>::width), Eigen::RowMajor>;
 template <class T>
-using PanelMap = Eigen::Map<PanelArray<T>, Eigen::Aligned64>;
+using PanelMap = Eigen::Map<PanelArray<T>, Eigen::AlignedMax>;
 template <class T>
-using ConstPanelMap = Eigen::Map<const PanelArray<T>, Eigen::Aligned64>;
+using ConstPanelMap = Eigen::Map<const PanelArray<T>, Eigen::AlignedMax>;
 template <class T, class Scalar = T>
 using LaneArray = Eigen::Array<Scalar, 1, width_of(Tile<T>::width)>;
 template <class T>
@@ -44,8 +47,8 @@ void softmax(const ConstPanelMap<T>& z, PanelMap<T> p) {
   for (Index c = 0; c < z.rows(); ++c) p.row(c) /= sum;
 }
 
-// sum_c y_c (log sum_k exp z_k - z_c); the shift by the largest z is taken before the logarithm is added, so
-// that logits of 1e4 keep their digits.
+// sum_c y_c (log sum_k exp z_k - z_c); the shift by the largest z is taken before the logarithm is
+// added, so that logits of 1e4 keep their digits.
 template <class T>
 LaneArray<T, double> softmax_values(const ConstPanelMap<T>& z, const ConstPanelMap<T>& y) {
   LaneArray<T> top = z.row(0);
@@ -55,7 +58,8 @@ LaneArray<T, double> softmax_values(const ConstPanelMap<T>& z, const ConstPanelM
   const LaneArray<T, double> log_sum = sum.log();
   LaneArray<T, double> values = LaneArray<T, double>::Zero();
   for (Index c = 0; c < z.rows(); ++c)
-    values += y.row(c).template cast<double>() * ((top - z.row(c)).template cast<double>() + log_sum);
+    values +=
+        y.row(c).template cast<double>() * ((top - z.row(c)).template cast<double>() + log_sum);
   return values;
 }
 
@@ -71,7 +75,9 @@ void multiply_softmax(const ConstPanelMap<T>& p, PanelMap<T> r) {
 
 template <class T>
 CaseWeights<T>::CaseWeights(Index num_cases, const double* weights)
-    : num_cases_(num_cases), data_(Panels<T>::count_for(num_cases) * Tile<T>::width), exact_(num_cases) {
+    : num_cases_(num_cases),
+      data_(Panels<T>::count_for(num_cases) * Tile<T>::width),
+      exact_(num_cases) {
   double sum = 0;
   for (Index i = 0; i < num_cases; ++i) sum += weights ? weights[i] : 1.0;
   std::fill(data_.data(), data_.data() + data_.size(), T(0));
@@ -186,7 +192,10 @@ void OutputCurvature<T>::multiply(Index first, PanelView<T> r) const {
 }
 
 template <class T>
-void OutputCurvature<T>::inner(Index first, PanelView<const T> r, PanelView<const T> s, double* values) const {
+void OutputCurvature<T>::inner(Index first,
+                               PanelView<const T> r,
+                               PanelView<const T> s,
+                               double* values) const {
   for (Index j = 0; j < r.count; ++j) {
     const auto rj = array(r, j);
     const auto sj = array(s, j);
@@ -203,16 +212,17 @@ void OutputCurvature<T>::inner(Index first, PanelView<const T> r, PanelView<cons
     for (Index c = 0; c < r.rows; ++c) {
       LaneArray<T, double> term = (rj.row(c).template cast<double>() - r_mean) *
                                   (sj.row(c).template cast<double>() - s_mean);
-      if (kind_ != Kind::identity) term *= array(data_.view(), first + j).row(c).template cast<double>();
+      if (kind_ != Kind::identity)
+        term *= array(data_.view(), first + j).row(c).template cast<double>();
       out += term;
     }
   }
 }
 
-#define NATGRAD_INSTANTIATE(T)                                                                     \
-  template class CaseWeights<T>;                                                                   \
-  template class OutputCurvature<T>;                                                               \
-  template void loss_values(Loss, PanelView<const T>, PanelView<const T>, double*);                \
+#define NATGRAD_INSTANTIATE(T)                                                      \
+  template class CaseWeights<T>;                                                    \
+  template class OutputCurvature<T>;                                                \
+  template void loss_values(Loss, PanelView<const T>, PanelView<const T>, double*); \
   template void loss_gradient(Loss, PanelView<const T>, PanelView<const T>, PanelView<T>);
 NATGRAD_INSTANTIATE(float)
 NATGRAD_INSTANTIATE(double)

@@ -1,5 +1,5 @@
-// Losses L(y, z) of one case, summed over the C outputs, z the natural parameters; and the (C x C) matrices
-// that curvature needs of them. Views hold one tile of cases: z, y (C x cases) in panels.
+// Losses L(y, z) of one case, summed over the C outputs, z the natural parameters; and the (C x C)
+// matrices that curvature needs of them. Views hold one tile of cases: z, y (C x cases) in panels.
 //
 // Scale conventions of the whole library, fixed by CaseWeights and used nowhere else:
 //   h = sum_i w_i L(y_i, z_i) / sum_i w_i + (l2 / 2) |params|^2,    w_i = 1 by default,
@@ -16,8 +16,8 @@ namespace natgrad {
 enum class Loss { squared_error, softmax_cross_entropy, bernoulli_cross_entropy };
 
 // Names in the order of the enumerators.
-inline constexpr std::array<std::string_view, 3> loss_names = {"squared_error", "softmax_cross_entropy",
-                                                               "bernoulli_cross_entropy"};
+inline constexpr std::array<std::string_view, 3> loss_names = {
+    "squared_error", "softmax_cross_entropy", "bernoulli_cross_entropy"};
 
 // w_i / sum_i w_i for the cases, 0 for the columns that fill up the last panel.
 template <class T>
@@ -26,15 +26,16 @@ class CaseWeights {
   // `weights` is (N,), null for equal ones.
   CaseWeights(Index num_cases, const double* weights);
   Index num_cases() const { return num_cases_; }
-  // u = w_i u_i / sum_i w_i for the cases of panels [first, first + u.count); zero in columns past N.
+  // u = w_i u_i / sum_i w_i for the cases of panels [first, first + u.count); zero in columns past
+  // N.
   void apply(Index first, PanelView<T> u) const;
   // sum_i w_i values_i / sum_i w_i, added up in order.
   double mean(const double* values) const;
 
  private:
   Index num_cases_;
-  Buffer<T> data_;         // (N filled up,)
-  Buffer<double> exact_;   // (N,)
+  Buffer<T> data_;        // (N filled up,)
+  Buffer<double> exact_;  // (N,)
 };
 
 // values[i] = L(y_i, z_i), one per column of the view (count * width of them).
@@ -54,8 +55,8 @@ class OutputCurvature {
  public:
   enum class Kind { identity, diagonal, softmax };
 
-  // The Fisher matrix F_R(z_i) of the predictive distribution; for these losses it is also the Hessian of L
-  // in z, since z are natural parameters (paper: F = GGN). z (C x N).
+  // The Fisher matrix F_R(z_i) of the predictive distribution; for these losses it is also the
+  // Hessian of L in z, since z are natural parameters (paper: F = GGN). z (C x N).
   OutputCurvature(Loss loss, PanelView<const T> z, int num_threads);
 
   // r = M_i r in place, for the cases of panels [first, first + r.count).

@@ -14,8 +14,10 @@ class Objective {
   Index num_cases() const { return weights_.num_cases(); }
 
   // h; x (N x d_0). Forward pass only: 2 N P flops, nothing kept.
-  double value(const Architecture& net, const T* theta, const T* x, double l2, int num_threads) const;
-  // h, and g = dh/dtheta (P,), at the theta of the linearisation.   Backward pass only: 4 N P flops.
+  double value(
+      const Architecture& net, const T* theta, const T* x, double l2, int num_threads) const;
+  // h, and g = dh/dtheta (P,), at the theta of the linearisation.   Backward pass only: 4 N P
+  // flops.
   double value_and_gradient(Linearization<T>& linearization, const T* theta, double l2, T* g) const;
 
  private:

@@ -1,10 +1,11 @@
 // Panels: the layout in which activations, tangents and deltas live.
 //
-// A (rows x cols) matrix is cut into panels of `width` columns; a panel is (rows x width) row-major:
+// A (rows x cols) matrix is cut into panels of `width` columns; a panel is (rows x width)
+// row-major:
 //   element (r, c) = panel(c / width)[r * width + c % width].
-// Activations are panels of (d_l x N): one panel holds `width` cases, one row a feature. The result of
-// W * panel is a panel again, so a sweep through the layers never repacks; element-wise work is contiguous.
-// The last panel is filled up: see pad rules at each producer.
+// Activations are panels of (d_l x N): one panel holds `width` cases, one row a feature. The result
+// of W * panel is a panel again, so a sweep through the layers never repacks; element-wise work is
+// contiguous. The last panel is filled up: see pad rules at each producer.
 #pragma once
 
 #include <memory>
@@ -15,7 +16,8 @@
 
 namespace natgrad {
 
-// Geometry of the register tile, (rows x width) accumulators of T, for the vector registers of this build.
+// Geometry of the register tile, (rows x width) accumulators of T, for the vector registers of this
+// build.
 template <class T>
 struct Tile {
 #if defined(__AVX512F__)
@@ -29,9 +31,10 @@ struct Tile {
 #endif
   static constexpr Index lanes = vector_bytes / static_cast<Index>(sizeof(T));
   static constexpr Index width = 2 * lanes;
-  // Terms of an inner product summed in registers before they are added to memory: a (depth x width)
-  // panel block stays in the first-level cache. Also the number of cases after which sums over cases are
-  // added up, so any chunk of the batch that is a multiple of it leaves the bits alone.
+  // Terms of an inner product summed in registers before they are added to memory: a (depth x
+  // width) panel block stays in the first-level cache. Also the number of cases after which sums
+  // over cases are added up, so any chunk of the batch that is a multiple of it leaves the bits
+  // alone.
   static constexpr Index depth = 256;
 };
 
@@ -79,7 +82,9 @@ class Panels {
 
   Panels() = default;
   Panels(Index rows, Index cols)
-      : rows_(rows), cols_(cols), buffer_(checked_product(stride_for(rows), count_for(cols), "panel size")) {}
+      : rows_(rows),
+        cols_(cols),
+        buffer_(checked_product(stride_for(rows), count_for(cols), "panel size")) {}
 
   Index rows() const { return rows_; }
   Index cols() const { return cols_; }
@@ -89,7 +94,8 @@ class Panels {
   PanelView<const T> view() const { return {buffer_.data(), rows_, stride_for(rows_), count()}; }
 
   static Index count_for(Index cols) { return (cols + width - 1) / width; }
-  // An odd number of rows per panel, so that equal rows of neighbouring panels fall into different cache sets.
+  // An odd number of rows per panel, so that equal rows of neighbouring panels fall into different
+  // cache sets.
   static Index stride_for(Index rows) { return (rows | 1) * width; }
 
  private:

@@ -1,5 +1,5 @@
-// The only file that knows OpenMP. Work is cut into tasks whose arithmetic does not depend on the thread
-// that runs them, so results have the same bits for any number of threads.
+// The only file that knows OpenMP. Work is cut into tasks whose arithmetic does not depend on the
+// thread that runs them, so results have the same bits for any number of threads.
 #pragma once
 
 #include <atomic>
@@ -15,17 +15,22 @@ namespace natgrad {
 
 #ifdef _OPENMP
 inline constexpr bool has_openmp = true;
-inline int max_threads() { return omp_get_max_threads(); }
+inline int max_threads() {
+  return omp_get_max_threads();
+}
 #else
 inline constexpr bool has_openmp = false;
-inline int max_threads() { return 1; }
+inline int max_threads() {
+  return 1;
+}
 #endif
 
-// Set in a forked child: the threads of the parent's team do not exist there, and libgomp would wait for them forever.
+// Set in a forked child: the threads of the parent's team do not exist there, and libgomp would
+// wait for them forever.
 inline std::atomic<bool> threads_disabled{false};
 
-// Calls f(task, thread) for every task in [0, num_tasks), thread in [0, num_threads), handing tasks out in
-// order to whichever thread is free. The first exception is rethrown after the last task.
+// Calls f(task, thread) for every task in [0, num_tasks), thread in [0, num_threads), handing tasks
+// out in order to whichever thread is free. The first exception is rethrown after the last task.
 template <class F>
 void parallel_for(Index num_tasks, int num_threads, F&& f) {
 #ifdef _OPENMP

@@ -1,5 +1,6 @@
 // Shapes, used in every comment of csrc/:
-//   N cases, C outputs, P parameters, L layers, d_l width of layer l (d_0 inputs, d_L = C), K vectors.
+//   N cases, C outputs, P parameters, L layers, d_l width of layer l (d_0 inputs, d_L = C), K
+//   vectors.
 // Scalars (losses, inner products, norms) are accumulated in double whatever the storage type T.
 #pragma once
 

@@ -32,20 +32,24 @@ double chained_sum(Index begin, Index end, const F& f) {
 
 template <class T>
 Vectors<T>::Vectors(Index size, int num_threads)
-    : size_(size), num_threads_(size < serial_size ? 1 : num_threads), partial_((size + block - 1) / block) {}
+    : size_(size),
+      num_threads_(size < serial_size ? 1 : num_threads),
+      partial_((size + block - 1) / block) {}
 
 template <class T>
 template <class F>
 void Vectors<T>::each_block(const F& f) {
-  parallel_for(partial_.size(), num_threads_,
-               [&](Index i, int) { f(i * block, std::min(size_, (i + 1) * block)); });
+  parallel_for(partial_.size(), num_threads_, [&](Index i, int) {
+    f(i * block, std::min(size_, (i + 1) * block));
+  });
 }
 
 template <class T>
 template <class F>
 double Vectors<T>::sum_blocks(const F& f) {
-  parallel_for(partial_.size(), num_threads_,
-               [&](Index i, int) { partial_[i] = f(i * block, std::min(size_, (i + 1) * block)); });
+  parallel_for(partial_.size(), num_threads_, [&](Index i, int) {
+    partial_[i] = f(i * block, std::min(size_, (i + 1) * block));
+  });
   double sum = 0;
   for (Index i = 0; i < partial_.size(); ++i) sum += partial_[i];
   return sum;
@@ -54,7 +58,8 @@ double Vectors<T>::sum_blocks(const F& f) {
 template <class T>
 double Vectors<T>::dot(const T* x, const T* y) {
   return sum_blocks([=](Index begin, Index end) {
-    return chained_sum(begin, end, [=](Index i) { return static_cast<double>(x[i]) * static_cast<double>(y[i]); });
+    return chained_sum(
+        begin, end, [=](Index i) { return static_cast<double>(x[i]) * static_cast<double>(y[i]); });
   });
 }
 
@@ -67,7 +72,8 @@ template <class T>
 bool Vectors<T>::all_finite(const T* x) {
   return sum_blocks([=](Index begin, Index end) {
            int bad = 0;
-           for (Index i = begin; i < end; ++i) bad |= x[i] - x[i] != T(0);  // NaN unless x is finite
+           for (Index i = begin; i < end; ++i)
+             bad |= x[i] - x[i] != T(0);  // NaN unless x is finite
            return static_cast<double>(bad);
          }) == 0.0;
 }
@@ -125,7 +131,8 @@ double Vectors<T>::shift_and_dot(double shift, const T* p, T* q) {
   return sum_blocks([=](Index begin, Index end) {
     if (factor != T(0))
       for (Index i = begin; i < end; ++i) q[i] += factor * p[i];
-    return chained_sum(begin, end, [=](Index i) { return static_cast<double>(p[i]) * static_cast<double>(q[i]); });
+    return chained_sum(
+        begin, end, [=](Index i) { return static_cast<double>(p[i]) * static_cast<double>(q[i]); });
   });
 }
 
@@ -137,7 +144,8 @@ double Vectors<T>::cg_update(double a, const T* p, const T* q, T* x, T* r) {
       x[i] += factor * p[i];
       r[i] -= factor * q[i];
     }
-    return chained_sum(begin, end, [=](Index i) { return static_cast<double>(r[i]) * static_cast<double>(r[i]); });
+    return chained_sum(
+        begin, end, [=](Index i) { return static_cast<double>(r[i]) * static_cast<double>(r[i]); });
   });
 }
 

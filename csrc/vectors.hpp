@@ -1,5 +1,6 @@
-// Operations on vectors of length P, shared by threads in blocks of fixed length. Sums are taken in double, per
-// block, and added up in the order of the blocks: the same bits for any number of threads.
+// Operations on vectors of length P, shared by threads in blocks of fixed length. Sums are taken in
+// double, per block, and added up in the order of the blocks: the same bits for any number of
+// threads.
 #pragma once
 
 #include "panels.hpp"
@@ -17,11 +18,11 @@ class Vectors {
   bool all_finite(const T* x);
   void copy(const T* x, T* y);
   void fill(T value, T* y);
-  void scale(double a, const T* x, T* y);           // y = a x
-  void add(double a, const T* x, T* y);             // y += a x
-  void add_scaled(const T* x, double b, T* y);      // y = x + b y
-  void subtract(const T* x, const T* y, T* z);      // z = x - y
-  void multiply(const T* x, const T* y, T* z);      // z = x . y, elementwise
+  void scale(double a, const T* x, T* y);       // y = a x
+  void add(double a, const T* x, T* y);         // y += a x
+  void add_scaled(const T* x, double b, T* y);  // y = x + b y
+  void subtract(const T* x, const T* y, T* z);  // z = x - y
+  void multiply(const T* x, const T* y, T* z);  // z = x . y, elementwise
   // q += shift p; returns p'q.
   double shift_and_dot(double shift, const T* p, T* q);
   // x += a p, r -= a q; returns r'r.

@@ -283,12 +283,20 @@ def difference(function, x, direction, step):
     return (8.0 * pair(1) - pair(2)) / (12.0 * step)
 
 
-def pcg(matrix, b, inverse_diagonal=None, x0=None, max_iter=250, min_iter=1):
-    """Preconditioned CG with the relative-progress stop of Martens' Hessian-free code.
+def makes_little_progress(phi):
+    """Whether CG stops after the last of the quadratics phi_0, phi_1, ..., phi_i.
 
-    phi_i = x'(r - b)/2 with r = Bx - b. Stop after iteration i if i > k, phi_{i-k} < 0 and
-    (phi_i - phi_{i-k}) / phi_i < 5e-4 k, where k = max(10, ceil(0.1 i)).
-    Returns x, the list phi_0, phi_1, ... and whether the rule fired.
+    Martens' rule: i > k, phi_{i-k} < 0, (phi_i - phi_{i-k}) / phi_i < 5e-4 k, k = max(10, ceil(i/10)).
+    """
+    i = len(phi) - 1
+    k = max(10, math.ceil(0.1 * i))
+    return i > k and phi[i - k] < 0 and (phi[i] - phi[i - k]) / phi[i] < 5e-4 * k
+
+
+def pcg(matrix, b, inverse_diagonal=None, x0=None, max_iter=250, min_iter=1):
+    """Preconditioned CG of Martens' Hessian-free code.
+
+    Returns x, the quadratics phi_i = x'(r - b)/2 with r = Bx - b, and whether the stop above fired.
     """
     m = np.ones_like(b) if inverse_diagonal is None else inverse_diagonal
     x = np.zeros_like(b) if x0 is None else x0.astype(float)
@@ -305,7 +313,6 @@ def pcg(matrix, b, inverse_diagonal=None, x0=None, max_iter=250, min_iter=1):
         y = m * r
         p = -y + (r @ y) / old * p
         phi.append(0.5 * x @ (r - b))
-        k = max(10, math.ceil(0.1 * i))
-        if i > k and i >= min_iter and phi[i - k] < 0 and (phi[i] - phi[i - k]) / phi[i] < 5e-4 * k:
+        if i >= min_iter and makes_little_progress(phi):
             return x, phi, True
     return x, phi, False

@@ -8,7 +8,6 @@ import reference
 from cases import BERNOULLI, SOFTMAX, SQUARED, Case, assert_close, same_bits
 
 LOSSES = [SQUARED, SOFTMAX, BERNOULLI]
-SMOOTH = [case for case in cases.SMALL if "relu" not in case.oracle.activations]
 
 
 def small_case(loss, **options):
@@ -26,8 +25,9 @@ def test_value_and_gradient_equal_oracle(case, l2, dtype, tol):
     assert h == pytest.approx(expected, rel=tol.forward)
     exact = reference.gradient(oracle, case.loss, *problem.args, weight, l2)
     assert_close(g, exact, tol.gradient)
-    # the value alone and the one beside the gradient are one quantity
-    assert ng.value(net, case.loss, x, y, sample_weight=weight, l2=l2) == h
+    # the value alone and the one beside the gradient are one quantity, up to a last bit
+    alone = ng.value(net, case.loss, x, y, sample_weight=weight, l2=l2)
+    assert alone == pytest.approx(h, rel=1e-15)
 
 
 @pytest.mark.parametrize("case", cases.LARGE, ids=cases.ids)
@@ -37,7 +37,7 @@ def test_value_of_large_nets_equals_oracle(case, dtype, tol):
     assert ng.value(net, case.loss, x, y) == pytest.approx(expected, rel=tol.forward)
 
 
-@pytest.mark.parametrize("case", SMOOTH + cases.LARGE, ids=cases.ids)
+@pytest.mark.parametrize("case", cases.SMOOTH + cases.LARGE, ids=cases.ids)
 def test_gradient_is_the_derivative_of_the_value(case, rng):
     net, _, x, y, weight = case.problem("float64")
     _, g = ng.value_and_grad(net, case.loss, x, y, sample_weight=weight, l2=0.1)
@@ -68,10 +68,10 @@ def test_extreme_logits(loss, target, dtype, tol):
     args = (oracle, loss, net.params.astype(float), x, np.asarray(y, int))
     h, g = ng.value_and_grad(net, loss, x, np.asarray(y, int))
     assert h == pytest.approx(reference.value(*args), rel=tol.forward, abs=1e-300)
-    assert_close(g, reference.gradient(*args), tol.gradient)
+    # absolute: probabilities are between 0 and 1, and most entries are 0 or as good as 0
+    assert np.abs(g - reference.gradient(*args)).max() <= tol.gradient
     fisher = ng.Fisher(net, loss, x).to_dense()
-    # p(1 - p) underflows in both where logits are huge, but at logit 0 it does not
-    assert_close(fisher, reference.fisher(*args[:4]), tol.product)
+    assert np.abs(fisher - reference.fisher(*args[:4])).max() <= tol.product
 
 
 @pytest.mark.parametrize("loss", LOSSES)

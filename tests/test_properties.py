@@ -13,7 +13,7 @@ DTYPES = st.sampled_from(["float32", "float64"])
 
 @st.composite
 def any_case(draw):
-    sizes = tuple(draw(st.lists(st.integers(1, 40), min_size=2, max_size=5)))
+    sizes = tuple(draw(st.lists(st.integers(1, 18), min_size=2, max_size=5)))
     names = st.sampled_from(list(reference.ACTIVATIONS))
     loss = draw(st.sampled_from(list(reference.LOSSES)))
     if loss == SOFTMAX and sizes[-1] == 1:
@@ -23,7 +23,7 @@ def any_case(draw):
         id=f"case-{draw(st.integers(0, 99))}",
         sizes=sizes,
         loss=loss,
-        n=draw(st.integers(1, 70)),
+        n=draw(st.integers(1, 40)),
         activation=tuple(draw(names) for _ in range(depth - 1)),
         bias=tuple(draw(st.booleans()) for _ in range(depth)),
         labels=draw(st.booleans()),

@@ -16,11 +16,12 @@ namespace py = pybind11;
 template <class T>
 void check_array(const py::array& a, const char* name, py::ssize_t ndim) {
   if (!py::isinstance<py::array_t<T>>(a))
-    throw py::type_error(std::string(name) + " has dtype " + std::string(py::str(a.dtype())) + ", wanted " +
-                         std::string(py::str(py::dtype::of<T>())));
+    throw py::type_error(std::string(name) + " has dtype " + std::string(py::str(a.dtype())) +
+                         ", wanted " + std::string(py::str(py::dtype::of<T>())));
   check(a.ndim() == ndim, name, " has ", a.ndim(), " dimensions, wanted ", ndim);
   const bool aligned = reinterpret_cast<std::uintptr_t>(a.data()) % alignof(T) == 0;
-  check((a.flags() & py::array::c_style) != 0 && aligned, name, " must be C-contiguous and aligned");
+  check(
+      (a.flags() & py::array::c_style) != 0 && aligned, name, " must be C-contiguous and aligned");
 }
 
 // Read view.
@@ -35,8 +36,14 @@ template <class T>
 const T* in_shape(const py::array& a, const char* name, const std::vector<Index>& shape) {
   check_array<T>(a, name, static_cast<py::ssize_t>(shape.size()));
   for (std::size_t i = 0; i < shape.size(); ++i)
-    check(a.shape(static_cast<py::ssize_t>(i)) == shape[i], name, " has length ", a.shape(static_cast<py::ssize_t>(i)),
-          " in dimension ", i, ", wanted ", shape[i]);
+    check(a.shape(static_cast<py::ssize_t>(i)) == shape[i],
+          name,
+          " has length ",
+          a.shape(static_cast<py::ssize_t>(i)),
+          " in dimension ",
+          i,
+          ", wanted ",
+          shape[i]);
   return static_cast<const T*>(a.data());
 }
 

@@ -48,20 +48,26 @@ void register_all(py::module_ m) {
 
 PYBIND11_MODULE(NATGRAD_MODULE, m) {
   namespace py = pybind11;
-  m.doc() = "Private core of natgrad_fast; f32 and f64 hold the same functions for both float types.";
+  m.doc() =
+      "Private core of natgrad_fast; f32 and f64 hold the same functions for both float types.";
   m.attr("__version__") = NATGRAD_VERSION;
   m.attr("activation_names") = natgrad::to_tuple(natgrad::activation_names);
   m.attr("loss_names") = natgrad::to_tuple(natgrad::loss_names);
   m.def("build_info", &natgrad::build_info, "How this module was built.");
   m.def("max_threads", &natgrad::max_threads, "Threads OpenMP would use now; 1 without OpenMP.");
-  m.def("disable_threads", [] { natgrad::threads_disabled = true; }, "Runs everything on the calling thread from now on.");
+  m.def(
+      "disable_threads",
+      [] { natgrad::threads_disabled = true; },
+      "Runs everything on the calling thread from now on.");
   m.def(
       "fma_peak",
       [](int num_threads, double seconds) {
         py::gil_scoped_release release;
         return natgrad::measure_fma_peak<float>(natgrad::check_threads(num_threads), seconds);
       },
-      py::arg("num_threads"), py::arg("seconds"), "Measured float32 multiply-add peak, in 1e9 flop/s.");
+      py::arg("num_threads"),
+      py::arg("seconds"),
+      "Measured float32 multiply-add peak, in 1e9 flop/s.");
   natgrad::register_architecture(m);
   natgrad::register_all<float>(m.def_submodule("f32"));
   natgrad::register_all<double>(m.def_submodule("f64"));

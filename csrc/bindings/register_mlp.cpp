@@ -6,18 +6,24 @@
 namespace natgrad {
 
 void register_architecture(py::module_& m) {
-  py::class_<Architecture>(m, "Architecture", "Widths, activations and places in the flat parameters of a net.")
-      .def(py::init([](const std::vector<Index>& sizes, const std::vector<std::string>& activations,
+  py::class_<Architecture>(
+      m, "Architecture", "Widths, activations and places in the flat parameters of a net.")
+      .def(py::init([](const std::vector<Index>& sizes,
+                       const std::vector<std::string>& activations,
                        const std::vector<bool>& biases) {
              std::vector<Activation> kinds;
              for (const std::string& name : activations)
                kinds.push_back(enum_from_name<Activation>(activation_names, name, "activation"));
              return Architecture(sizes, kinds, biases);
            }),
-           py::arg("sizes"), py::arg("activations"), py::arg("biases"))
+           py::arg("sizes"),
+           py::arg("activations"),
+           py::arg("biases"))
       .def_readonly("num_params", &Architecture::num_params)
-      .def("weight_offset", [](const Architecture& net, std::size_t l) { return net.layers.at(l).weight_offset; })
-      .def("bias_offset", [](const Architecture& net, std::size_t l) { return net.layers.at(l).bias_offset; });
+      .def("weight_offset",
+           [](const Architecture& net, std::size_t l) { return net.layers.at(l).weight_offset; })
+      .def("bias_offset",
+           [](const Architecture& net, std::size_t l) { return net.layers.at(l).bias_offset; });
 }
 
 template <class T>
@@ -34,19 +40,32 @@ void register_mlp(py::module_& m) {
         predict(net, theta_data, x_data, num_cases, check_threads(num_threads), z_data);
         return z;
       },
-      py::arg("net"), py::kw_only(), py::arg("params"), py::arg("x"), py::arg("num_threads"),
+      py::arg("net"),
+      py::kw_only(),
+      py::arg("params"),
+      py::arg("x"),
+      py::arg("num_threads"),
       "Z (N, C) from params (P,) and x (N, d_0).");
 
   using Lin = Linearization<T>;
-  py::class_<Lin, std::shared_ptr<Lin>>(m, "Linearization", "A net linearised at fixed parameters over one batch.")
-      .def(py::init([](const Architecture& net, const py::array& theta, const py::array& x, int num_threads) {
+  py::class_<Lin, std::shared_ptr<Lin>>(
+      m, "Linearization", "A net linearised at fixed parameters over one batch.")
+      .def(py::init([](const Architecture& net,
+                       const py::array& theta,
+                       const py::array& x,
+                       int num_threads) {
              const T* theta_data = in_shape<T>(theta, "params", {net.num_params});
              const T* x_data = in_shape<T>(x, "X", {x.shape(0), net.num_inputs()});
              const Index num_cases = x.shape(0);
              py::gil_scoped_release release;
-             return std::make_shared<Lin>(net, theta_data, x_data, num_cases, check_threads(num_threads));
+             return std::make_shared<Lin>(
+                 net, theta_data, x_data, num_cases, check_threads(num_threads));
            }),
-           py::arg("net"), py::kw_only(), py::arg("params"), py::arg("x"), py::arg("num_threads"))
+           py::arg("net"),
+           py::kw_only(),
+           py::arg("params"),
+           py::arg("x"),
+           py::arg("num_threads"))
       .def_property_readonly("num_threads", &Lin::num_threads)
       .def(
           "jvp",
@@ -59,11 +78,13 @@ void register_mlp(py::module_& m) {
             lin.jvp(v_data, num_vectors, jv_data);
             return jv;
           },
-          py::arg("v"), "J v (K, N, C) for v (K, P).")
+          py::arg("v"),
+          "J v (K, N, C) for v (K, P).")
       .def(
           "vjp",
           [](Lin& lin, const py::array& u) {
-            const T* u_data = in_shape<T>(u, "u", {u.shape(0), lin.num_cases(), lin.net().num_outputs()});
+            const T* u_data =
+                in_shape<T>(u, "u", {u.shape(0), lin.num_cases(), lin.net().num_outputs()});
             auto result = out<T>({u.shape(0), lin.net().num_params});
             T* result_data = result.mutable_data();
             const Index num_vectors = u.shape(0);
@@ -71,7 +92,8 @@ void register_mlp(py::module_& m) {
             lin.vjp(u_data, num_vectors, result_data);
             return result;
           },
-          py::arg("u"), "J'u (K, P) for u (K, N, C).");
+          py::arg("u"),
+          "J'u (K, P) for u (K, N, C).");
 }
 
 template void register_mlp<float>(py::module_&);

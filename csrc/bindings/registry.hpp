@@ -10,19 +10,24 @@ namespace natgrad {
 
 // The enumerator whose name stands at the same place of `names`.
 template <class Enum, std::size_t n>
-Enum enum_from_name(const std::array<std::string_view, n>& names, const std::string& name, const char* what) {
+Enum enum_from_name(const std::array<std::string_view, n>& names,
+                    const std::string& name,
+                    const char* what) {
   for (std::size_t i = 0; i < n; ++i)
     if (names[i] == name) return static_cast<Enum>(i);
   throw std::invalid_argument(std::string("unknown ") + what + " '" + name + "'");
 }
 
-inline Loss loss_from_name(const std::string& name) { return enum_from_name<Loss>(loss_names, name, "loss"); }
+inline Loss loss_from_name(const std::string& name) {
+  return enum_from_name<Loss>(loss_names, name, "loss");
+}
 
 // weights (N,) float64 or None.
 template <class T>
 CaseWeights<T> case_weights(Index num_cases, const py::object& weights) {
   if (weights.is_none()) return CaseWeights<T>(num_cases, nullptr);
-  return CaseWeights<T>(num_cases, in_shape<double>(weights.cast<py::array>(), "sample_weight", {num_cases}));
+  return CaseWeights<T>(num_cases,
+                        in_shape<double>(weights.cast<py::array>(), "sample_weight", {num_cases}));
 }
 
 void register_architecture(py::module_& m);

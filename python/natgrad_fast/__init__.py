@@ -1,8 +1,8 @@
 """Natural-gradient optimisation of dense feed-forward nets on CPUs.
 
-Shapes, in every docstring: N cases, C outputs, P parameters, L layers, d_l width of layer l (d_0 inputs), K vectors
-at once. Arrays are in C order; blocks of vectors are (P, K). Objectives and curvature are means over cases;
-damping is absolute: B + damping * I.
+Shapes, in every docstring: N cases, C outputs, P parameters, L layers, d_l width of layer l (d_0
+inputs), K vectors at once. Arrays are in C order; blocks of vectors are (P, K). Objectives and
+curvature are means over cases; damping is absolute: B + damping * I.
 """
 
 from . import losses, solvers

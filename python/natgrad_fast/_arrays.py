@@ -33,9 +33,9 @@ def as_float_dtype(dtype: Any) -> np.dtype[Any]:
         result = np.dtype(dtype)
     except TypeError:
         raise TypeError(f"dtype must be float32 or float64, got {dtype!r}") from None
-    if result not in (np.dtype(np.float32), np.dtype(np.float64)):
+    if result.newbyteorder("=") not in (np.float32, np.float64):
         raise ValueError(f"dtype must be float32 or float64, got {result}")
-    return result.newbyteorder("=")
+    return np.dtype(np.float32) if result.itemsize == 4 else np.dtype(np.float64)
 
 
 def as_real(x: ArrayLike, name: str) -> NDArray[Any]:
@@ -117,14 +117,12 @@ def as_sample_weight(sample_weight: ArrayLike | None, num_cases: int) -> NDArray
     return w
 
 
-def as_number(
-    x: Any, name: str, *, minimum: float = -math.inf, above: float = -math.inf
-) -> float:
+def as_number(x: Any, name: str, *, minimum: float = -math.inf, above: float = -math.inf) -> float:
     """A finite real number, >= minimum and > above."""
     if isinstance(x, bool | np.bool_) or not isinstance(x, numbers.Real | np.number | np.ndarray):
         raise TypeError(f"{name} must be a real number, got {x!r}")
     try:
-        value = float(x)  # type: ignore[arg-type]
+        value = float(x)
     except TypeError:
         raise TypeError(f"{name} must be a real number, got {x!r}") from None
     if not math.isfinite(value):

@@ -20,8 +20,8 @@ if hasattr(os, "register_at_fork"):
 def default_num_threads() -> int:
     """Threads used when ``num_threads`` is None.
 
-    The smaller of OpenMP's own limit (``OMP_NUM_THREADS`` and threadpoolctl count) and the CPUs that
-    this process may use.
+    The smaller of OpenMP's own limit (``OMP_NUM_THREADS`` and threadpoolctl count) and the CPUs
+    that this process may use.
     """
     if hasattr(os, "sched_getaffinity"):
         cpus = len(os.sched_getaffinity(0))

@@ -91,8 +91,8 @@ class Tikhonov(DampingPolicy):
 class LevenbergMarquardt(DampingPolicy):
     """Damping from how well the quadratic model predicted the last decrease (Martens 2010).
 
-    rho = actual / predicted change of the objective: rho < low, or a rejected step, divides the damping
-    by `factor`; rho > high multiplies by it.
+    rho = actual / predicted change of the objective: rho < low, or a rejected step, divides the
+    damping by `factor`; rho > high multiplies by it.
 
     Parameters
     ----------
@@ -105,7 +105,8 @@ class LevenbergMarquardt(DampingPolicy):
     minimum, maximum : float
         Bounds of the damping.
     denominator : {"undamped", "damped"}
-        Predicted change by the quadratic without damping (Hessian-free) or with it (K-FAC); both contain l2.
+        Predicted change by the quadratic without damping (Hessian-free) or with it (K-FAC); both
+        contain l2.
     period : int
         Steps between adaptations to rho. A rejection counts at once.
     """

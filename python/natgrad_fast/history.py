@@ -78,8 +78,8 @@ class History:
     epochs : list of EpochInfo
         One for every epoch of which at least one step was done.
     stop_reason : {"epochs", "time_limit", "callback", "interrupted", "damping_limit"}
-        "damping_limit": a step was rejected at the largest damping that the policy allows, as happens when
-        the objective can not be lowered any further in this float type.
+        "damping_limit": a step was rejected at the largest damping that the policy allows, as
+        happens when the objective can not be lowered any further in this float type.
     seconds : float
     """
 

@@ -17,7 +17,7 @@ from .operators import CurvatureMatrix
 __all__ = ["CGResult", "SolveInfo", "Status", "cg"]
 
 
-class Status(str, enum.Enum):
+class Status(enum.StrEnum):
     """Why a solver stopped; equal to its name as a string."""
 
     CONVERGED = "converged"
@@ -29,10 +29,6 @@ class Status(str, enum.Enum):
     NON_FINITE = "non_finite"
     STOPPED = "stopped"
     INTERRUPTED = "interrupted"
-
-    def __str__(self) -> str:
-        """Return the value, as in print(status)."""
-        return self.value
 
     @property
     def success(self) -> bool:
@@ -49,9 +45,9 @@ _ADVICE = {
     Status.CONVERGED: "The true residual is within the tolerance.",
     Status.RELATIVE_PROGRESS: "The quadratic hardly decreases any more.",
     Status.MAX_ITERATIONS: "Not converged: raise max_iter or damping, or use a preconditioner.",
-    Status.STAGNATED: "The tolerance is out of reach of this float type: use float64, raise rtol or damping.",
-    Status.NEGATIVE_CURVATURE: "A + damping I is not positive definite: raise damping, or use Fisher or GGN.",
-    Status.INDEFINITE_PRECONDITIONER: "The preconditioner is not positive definite: check or replace it.",
+    Status.STAGNATED: "Out of reach of this float type: use float64, raise rtol or damping.",
+    Status.NEGATIVE_CURVATURE: "A + damping I is not positive definite: raise damping.",
+    Status.INDEFINITE_PRECONDITIONER: "The preconditioner is not positive definite.",
     Status.NON_FINITE: "NaN or Inf in a product or in b: check the operator, the net and the data.",
     Status.STOPPED: "The callback asked to stop.",
     Status.INTERRUPTED: "Stopped by Ctrl-C; x is the last iterate.",
@@ -136,9 +132,9 @@ def cg(
     x0 : (P,) array_like, optional
         Start, zero by default.
     stopping : {"residual", "relative_progress"}
-        "residual" stops on the true residual. "relative_progress" stops when the quadratic phi fell by
-        less than 5e-4 of its value per iteration over the last k = max(10, ceil(0.1 i)) iterations:
-        the rule of Hessian-free optimisation (Martens 2010).
+        "residual" stops on the true residual. "relative_progress" stops when the quadratic phi
+        fell by less than 5e-4 of its value per iteration over the last k = max(10, ceil(0.1 i))
+        iterations: the rule of Hessian-free optimisation (Martens 2010).
     callback : callable, optional
         ``callback(iteration, residual_norm, quadratic)`` after every iteration; True stops.
     num_threads : int, optional
@@ -147,8 +143,8 @@ def cg(
     Returns
     -------
     CGResult
-        With the true residual, whatever the reason of the stop. x is never worse in the quadratic than
-        x0; Ctrl-C gives status "interrupted" and the last iterate.
+        With the true residual, whatever the reason of the stop. x is never worse in the quadratic
+        than x0; Ctrl-C gives status "interrupted" and the last iterate.
 
     Raises
     ------
@@ -234,7 +230,7 @@ def _as_preconditioner(preconditioner: Any, size: int, dtype: np.dtype[Any]) -> 
 def _as_function(
     multiply: Callable[[Any], Any], size: int, dtype: np.dtype[Any], name: str
 ) -> Callable[[Any], Any]:
-    """x -> A x as a contiguous vector of `dtype`; NaN passes, the solver reports it."""
+    """Return x -> A x as a contiguous vector of `dtype`; NaN passes, the solver reports it."""
 
     def function(x: Any) -> Any:
         y = as_real(multiply(x), f"the product with {name}")

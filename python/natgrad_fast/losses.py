@@ -1,6 +1,7 @@
 """Losses: functions of targets y and of the net's outputs z, the natural parameters.
 
-Each is summed over the C outputs of a case and averaged over cases; the link function belongs to the loss.
+Each is summed over the C outputs of a case and averaged over cases; the link function belongs to
+the loss.
 """
 
 from __future__ import annotations
@@ -88,7 +89,9 @@ class SoftmaxCrossEntropy(Loss):
         p = super().targets(a, num_cases, num_outputs, dtype)
         if (p < 0).any():
             i, c = np.argwhere(p < 0)[0]
-            raise ValueError(f"y must hold probabilities >= 0, got {p[i, c]} at row {i}, column {c}")
+            raise ValueError(
+                f"y must hold probabilities >= 0, got {p[i, c]} at row {i}, column {c}"
+            )
         sums = p.sum(axis=1, dtype=np.float64)
         off = np.abs(sums - 1.0) > 1e-3
         if off.any():
@@ -110,7 +113,9 @@ class SoftmaxCrossEntropy(Loss):
         bad = (y < 0) | (y >= num_outputs)
         if bad.any():
             i = int(np.argmax(bad))
-            raise ValueError(f"y must hold labels in [0, {num_outputs}), got {y[i]} at position {i}")
+            raise ValueError(
+                f"y must hold labels in [0, {num_outputs}), got {y[i]} at position {i}"
+            )
         p = np.zeros((num_cases, num_outputs), dtype)
         p[np.arange(num_cases), y.astype(np.intp)] = 1
         return p

@@ -33,8 +33,9 @@ class MLP:
         Widths d_0 (inputs) .. d_L (outputs), each >= 1.
     activation : str or sequence of str
         One name for all hidden layers, or L - 1 names for them, or L names with the output's last.
-        Known: identity, tanh, logistic, relu, leaky_relu (slope 0.01), elu (alpha 1), softplus, gelu
-        (exact), silu, sin. At its kink the derivative of relu is 0, that of leaky_relu the slope.
+        Known: identity, tanh, logistic, relu, leaky_relu (slope 0.01), elu (alpha 1), softplus,
+        gelu (exact), silu, sin. At its kink the derivative of relu is 0, that of leaky_relu the
+        slope.
     output_activation : str
         Activation of the outputs, unless `activation` names it. Losses want natural parameters,
         so "identity" is what most nets need.
@@ -45,9 +46,9 @@ class MLP:
     seed : int, numpy.random.Generator or None
         Source of the initial weights.
     init : {"glorot", "he", "sparse", "zeros"}
-        Uniform Glorot-Bengio; normal He; sparse as in Martens' Hessian-free code (15 draws per unit,
-        N(0, 1) scaled by 1/2 for a tanh layer and by 1/2 behind one, bias 1/2 for tanh units);
-        zeros. Biases are 0 but for "sparse".
+        Uniform Glorot-Bengio; normal He; sparse as in Martens' Hessian-free code (15 draws per
+        unit, N(0, 1) scaled by 1/2 for a tanh layer and by 1/2 behind one, bias 1/2 for tanh
+        units); zeros. Biases are 0 but for "sparse".
 
     Attributes
     ----------
@@ -216,11 +217,11 @@ class MLP:
         (P,) array
         """
         x = as_cases(X, self._sizes[0], self._dtype)
-        u = as_floats(u, "u", self._dtype, 2)
+        cotangent = as_floats(u, "u", self._dtype, 2)
         shape = (x.shape[0], self._sizes[-1])
-        if u.shape != shape:
-            raise ValueError(f"u has shape {u.shape}, wanted {shape}")
-        return self.linearize(x, num_threads=num_threads).vjp(u[None])[0]
+        if cotangent.shape != shape:
+            raise ValueError(f"u has shape {cotangent.shape}, wanted {shape}")
+        return self.linearize(x, num_threads=num_threads).vjp(cotangent[None])[0]
 
     def linearize(self, X: ArrayLike, *, num_threads: int | None = None) -> Any:
         """Linearise at the present parameters over X (N, d_0); the core's object, for operators."""
@@ -256,7 +257,7 @@ def _as_activations(
     if len(names) == num_layers - 1:
         return (*names, output)
     raise ValueError(
-        f"activation has {len(names)} names, wanted {num_layers - 1} (hidden layers) or {num_layers}"
+        f"activation has {len(names)} names, wanted {num_layers - 1} (hidden) or {num_layers}"
     )
 
 

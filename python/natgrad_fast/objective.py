@@ -57,9 +57,7 @@ class Objective:
 
     def value_and_grad(self, linearization: Any) -> tuple[float, Any]:
         """Return h and its gradient (P,) where the net was linearised, if it still stands there."""
-        h, g = self._core.value_and_gradient(
-            linearization, params=self.net.params, l2=self.l2
-        )
+        h, g = self._core.value_and_gradient(linearization, params=self.net.params, l2=self.l2)
         return float(h), g
 
 

@@ -1,7 +1,7 @@
 """Matrices as operators: the Jacobian of a net and its curvature, multiplied but never formed.
 
-An operator is a snapshot of the net at the parameters it was built with. SciPy's sparse linear algebra takes
-operators as they are.
+An operator is a snapshot of the net at the parameters it was built with. SciPy's sparse linear
+algebra takes operators as they are.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ class CurvatureMatrix(Operator):
         return self.core.apply(rows)
 
     def quadratic_form(self, v: ArrayLike, w: ArrayLike | None = None) -> float:
-        """v' (B + (l2 + damping) I) w, with w = v by default.
+        """Return v' (B + (l2 + damping) I) w, with w = v by default.
 
         Parameters
         ----------
@@ -213,7 +213,8 @@ class CurvatureMatrix(Operator):
 
         Notes
         -----
-        One linearised forward pass for each vector and no backward pass: half the flops of a product.
+        One linearised forward pass for each vector and no backward pass: half the flops of a
+        product.
         """
         size, dtype = self.shape[0], self.dtype
         v = as_vector(v, "v", size, dtype)
@@ -254,8 +255,8 @@ class Fisher(CurvatureMatrix):
 class GGN(CurvatureMatrix):
     """Generalized Gauss-Newton matrix G + (l2 + damping) I.
 
-    G = sum_i w_i J_i' H_L(y_i, z_i) J_i / sum_i w_i, H_L the Hessian of the loss in the outputs. The
-    losses of this version have H_L = F_R, independent of y, so G equals the Fisher matrix.
+    G = sum_i w_i J_i' H_L(y_i, z_i) J_i / sum_i w_i, H_L the Hessian of the loss in the outputs.
+    The losses of this version have H_L = F_R, independent of y, so G equals the Fisher matrix.
 
     Parameters
     ----------

@@ -54,9 +54,9 @@ class NaturalGradient:
     damping : DampingPolicy or float, optional
         ``LevenbergMarquardt(1.0)`` by default; a number stands for ``Tikhonov(number)``.
     momentum : bool
-        Whether learning_rate and momentum minimise the damped quadratic model over the new direction and
-        the previous step (the 2 x 2 system of K-FAC, Martens & Grosse 2015, sec. 7). Otherwise they are 1
-        and 0.
+        Whether learning_rate and momentum minimise the damped quadratic model over the new
+        direction and the previous step (the 2 x 2 system of K-FAC, Martens & Grosse 2015, sec. 7).
+        Otherwise they are 1 and 0.
     l2 : float
         Weight decay, part of the objective and of B.
     seed : int
@@ -106,9 +106,7 @@ class NaturalGradient:
         """Damping of the next step."""
         return self.damping_policy.value
 
-    def step(
-        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
-    ) -> StepInfo:
+    def step(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> StepInfo:
         """Take one step on a batch.
 
         Parameters
@@ -121,8 +119,8 @@ class NaturalGradient:
         Returns
         -------
         StepInfo
-            ``accepted`` is False if the step would have made the objective larger or non-finite: the
-            parameters then keep their bits and the damping is raised.
+            ``accepted`` is False if the step would have made the objective larger or non-finite:
+            the parameters then keep their bits and the damping is raised.
 
         Raises
         ------
@@ -133,7 +131,8 @@ class NaturalGradient:
 
         Notes
         -----
-        Cost: one gradient, the products of the solver, up to two linearised and one plain forward pass.
+        Cost: one gradient, the products of the solver, up to two linearised and one plain forward
+        pass.
         """
         start = time.perf_counter()
         objective = Objective(
@@ -211,11 +210,12 @@ class NaturalGradient:
     def _rescale(
         self, matrix: Any, gradient: Any, solution: Any, damping: float
     ) -> tuple[Any, float, float, float]:
-        """Step d = alpha D + mu d_prev with D = -solution, alpha, mu, and the predicted change M(d) - M(0).
+        """Step d = alpha D + mu d_prev with D = -solution, alpha, mu, and M(d) - M(0).
 
         With A = B + l2 I + damping I:
             [alpha; mu] = -[D'AD  D'Ad_prev; d_prev'AD  d_prev'Ad_prev]^+ [g'D; g'd_prev]
-            M(d) - M(0) = g'd + d'Ad / 2,     less damping |d|^2 / 2 where the policy says "undamped".
+            M(d) - M(0) = g'd + d'Ad / 2,     less damping |d|^2 / 2 where the policy says
+            "undamped".
         """
         directions = [-solution]
         if self.momentum and self._last_update is not None:
@@ -232,7 +232,8 @@ class NaturalGradient:
         factors = np.zeros(n)
         factors[0] = 1.0
         if self.momentum:
-            # Cut-off: below the rounding errors of the quadratic forms the two directions are parallel.
+            # Cut-off: below the rounding errors of the quadratic forms the two directions are
+            # parallel.
             cutoff = float(np.finfo(self.net.dtype).eps)
             factors = -np.linalg.pinv(a, rcond=cutoff, hermitian=True) @ slopes
         update = sum(self.net.dtype.type(f) * v for f, v in zip(factors, directions, strict=True))
@@ -262,8 +263,8 @@ class NaturalGradient:
             The data, as in `step`.
         epochs : int
         batch_size : int, optional
-            Cases per step, drawn without replacement in an order from `seed`; the last batch of an epoch
-            may be smaller. All cases at once by default.
+            Cases per step, drawn without replacement in an order from `seed`; the last batch of an
+            epoch may be smaller. All cases at once by default.
         validation : (X, y), optional
             Data whose objective is recorded after every epoch.
         callbacks : iterable of callables
@@ -366,7 +367,7 @@ class NaturalGradient:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put back what `state_dict` of an equally built optimizer returned; goes on bit for bit."""
+        """Put back what `state_dict` returned; training then goes on bit for bit."""
         vectors = {}
         for name in ("last_solution", "last_update"):
             vector = _copy(state[name])
@@ -435,9 +436,7 @@ def _progress_bar(total: int) -> Any:
     try:
         from tqdm.auto import tqdm
     except ImportError:
-        raise ImportError(
-            "progress=True needs tqdm: pip install natgrad_fast[progress]"
-        ) from None
+        raise ImportError("progress=True needs tqdm: pip install natgrad_fast[progress]") from None
     return tqdm(total=total, unit="step")
 
 

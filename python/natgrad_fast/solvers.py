@@ -44,7 +44,7 @@ class CG:
             raise ValueError(f"warm_start must be <= 1, got {self.warm_start}")
 
     def solve(self, matrix: Any, b: Any, damping: float, last: Any) -> CGResult:
-        """Solve (matrix + damping I) x = b, starting from `warm_start` times `last` if there is one."""
+        """Solve (matrix + damping I) x = b, started from `warm_start` times `last`."""
         x0 = None if last is None or self.warm_start == 0.0 else self.warm_start * last
         return cg(
             matrix,

@@ -1,0 +1,41 @@
+"""
+Private core of natgrad_fast; f32 and f64 hold the same functions for both float types.
+"""
+from __future__ import annotations
+import collections.abc
+import typing
+from . import f32
+from . import f64
+__all__: list[str] = ['Architecture', 'activation_names', 'build_info', 'disable_threads', 'f32', 'f64', 'fma_peak', 'loss_names', 'max_threads']
+class Architecture:
+    """
+    Widths, activations and places in the flat parameters of a net.
+    """
+    def __init__(self, sizes: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], activations: collections.abc.Sequence[str], biases: collections.abc.Sequence[bool]) -> None:
+        ...
+    def bias_offset(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> int:
+        ...
+    def weight_offset(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> int:
+        ...
+    @property
+    def num_params(self) -> int:
+        ...
+def build_info() -> dict:
+    """
+    How this module was built.
+    """
+def disable_threads() -> None:
+    """
+    Runs everything on the calling thread from now on.
+    """
+def fma_peak(num_threads: typing.SupportsInt | typing.SupportsIndex, seconds: typing.SupportsFloat | typing.SupportsIndex) -> float:
+    """
+    Measured float32 multiply-add peak, in 1e9 flop/s.
+    """
+def max_threads() -> int:
+    """
+    Threads OpenMP would use now; 1 without OpenMP.
+    """
+__version__: str = '0.1.0'
+activation_names: tuple = ('identity', 'tanh', 'logistic', 'relu', 'leaky_relu', 'elu', 'softplus', 'gelu', 'silu', 'sin')
+loss_names: tuple = ('squared_error', 'softmax_cross_entropy', 'bernoulli_cross_entropy')
