@@ -12,8 +12,10 @@ namespace natgrad {
 namespace {
 
 constexpr Index refresh_period = 50;
-// A recomputed residual that is this much of the one before, though the recurrence fell below it,
-// stagnates.
+// A residual computed from x that differs by this part of its norm from the recurrence's consists
+// of rounding errors; if it is also more than stagnation_ratio of the one before, no more digits
+// are to be had.
+constexpr double drift_ratio = 0.5;
 constexpr double stagnation_ratio = 0.5;
 // Relative-progress stop: smallest mean progress per iteration, and iterations looked back.
 constexpr double progress_per_iteration = 5e-4;
@@ -21,7 +23,7 @@ Index look_back(Index i) {
   return std::max<Index>(10, (i + 9) / 10);
 }
 
-// One solve, in units of |b|: b, x and r are divided by it.
+// One solve, in units of the power of two next to |b|: dividing b, x and r by it is exact.
 template <class T>
 class Solve {
  public:
@@ -41,7 +43,9 @@ class Solve {
         q_(a.size()) {
     if (preconditioner) z_ = Buffer<T>(a.size());
     b_norm_ = vectors_.norm(b);
-    if (std::isfinite(b_norm_) && b_norm_ > 0.0) vectors_.scale(1.0 / b_norm_, b, b_.data());
+    if (!std::isfinite(b_norm_) || b_norm_ == 0.0) return;
+    unit_ = std::exp2(std::round(std::log2(b_norm_)));
+    vectors_.scale(1.0 / unit_, b, b_.data());
   }
 
   CgSummary run() {
@@ -57,8 +61,9 @@ class Solve {
       start_ = Buffer<T>(a_.size());
       vectors_.copy(x_, start_.data());
     }
-    tolerance_ = options_.atol / b_norm_;
-    if (options_.stopping == CgStopping::residual) tolerance_ = std::max(tolerance_, options_.rtol);
+    tolerance_ = options_.atol / unit_;
+    if (options_.stopping == CgStopping::residual)
+      tolerance_ = std::max(tolerance_, options_.rtol * b_norm_ / unit_);
     return finish(iterate());
   }
 
@@ -66,26 +71,28 @@ class Solve {
   bool small(double rr) const { return std::sqrt(rr) <= tolerance_ || rr == 0.0; }
 
   void start() {
-    vectors_.scale(1.0 / b_norm_, x_, x_);
+    vectors_.scale(1.0 / unit_, x_, x_);
     start_is_zero_ = vectors_.norm(x_) == 0.0;
     if (start_is_zero_) {
       vectors_.copy(b_.data(), r_.data());
       rr_ = vectors_.dot(r_.data(), r_.data());
     } else {
+      vectors_.fill(T(0), r_.data());
       refresh();
     }
     phi_ = start_phi_ = quadratic();
     phis_.assign(1, phi_);
   }
 
-  // r = b - (A + damping I) x, from x.
-  void refresh() {
+  // r = b - (A + damping I) x, from x; returns how far r was from it.
+  double refresh() {
     a_.apply(x_, q_.data());
     ++summary_.matvecs;
     vectors_.add(options_.damping, x_, q_.data());
-    vectors_.subtract(b_.data(), q_.data(), r_.data());
-    rr_ = vectors_.dot(r_.data(), r_.data());
+    double drift = 0.0;
+    rr_ = vectors_.replace_residual(b_.data(), q_.data(), r_.data(), &drift);
     residual_is_true_ = true;
+    return drift;
   }
 
   // phi = x' (A + damping I) x / 2 - b'x = -x'(b + r) / 2
@@ -102,10 +109,13 @@ class Solve {
       if (may_stop && progress_is_small(i)) return CgStatus::relative_progress;
       const bool verify = may_stop && small(rr_);
       if (verify || i % refresh_period == 0) {
-        const bool lost_digits = recompute_residual();
+        const double last = true_norm_, drift = refresh();
+        true_norm_ = std::sqrt(rr_);
         if (may_stop && small(rr_)) return CgStatus::converged;
-        if (lost_digits) return CgStatus::stagnated;
-        restart_ = verify;
+        // Mostly rounding errors: the directions have lost their meaning, and maybe all was had
+        // that can be.
+        restart_ = verify || drift > drift_ratio * true_norm_;
+        if (restart_ && true_norm_ > stagnation_ratio * last) return CgStatus::stagnated;
       }
       const CgSignal signal = poll(i);
       if (signal == CgSignal::stop) return CgStatus::stopped;
@@ -145,18 +155,6 @@ class Solve {
     return std::nullopt;
   }
 
-  // Replaces the recurrence's residual by the true one. Whether that is much larger, and not much
-  // smaller than at the last time: then rounding errors have taken over.
-  bool recompute_residual() {
-    const double by_recurrence = std::sqrt(rr_);
-    refresh();
-    const double norm = std::sqrt(rr_);
-    const bool lost_digits =
-        norm > 2.0 * by_recurrence && norm > stagnation_ratio * last_true_norm_;
-    last_true_norm_ = norm;
-    return lost_digits;
-  }
-
   bool progress_is_small(Index i) const {
     const Index k = look_back(i);
     if (options_.stopping != CgStopping::relative_progress || i <= k || phi_ >= 0.0) return false;
@@ -166,7 +164,7 @@ class Solve {
 
   CgSignal poll(Index i) const {
     if (!options_.poll) return CgSignal::go_on;
-    return options_.poll({i, b_norm_ * std::sqrt(rr_), b_norm_ * b_norm_ * phi_});
+    return options_.poll({i, unit_ * std::sqrt(rr_), unit_ * unit_ * phi_});
   }
 
   // The true residual and quadratic of the iterate, or of the start if that was better; back to the
@@ -183,16 +181,16 @@ class Solve {
       refresh();
       phi_ = start_phi_;
     }
-    vectors_.scale(b_norm_, x_, x_);
+    vectors_.scale(unit_, x_, x_);
     summary_.status = status;
-    summary_.residual_norm = b_norm_ * std::sqrt(rr_);
-    summary_.quadratic = b_norm_ * b_norm_ * phi_;
+    summary_.residual_norm = unit_ * std::sqrt(rr_);
+    summary_.quadratic = unit_ * unit_ * phi_;
     return summary_;
   }
 
   // Nothing can be said about x: it is left as it is.
   CgSummary give_up(CgStatus status) {
-    if (std::isfinite(b_norm_)) vectors_.scale(b_norm_, x_, x_);
+    vectors_.scale(unit_, x_, x_);
     summary_.status = status;
     summary_.residual_norm = summary_.quadratic = std::numeric_limits<double>::quiet_NaN();
     return summary_;
@@ -204,9 +202,9 @@ class Solve {
   const CgOptions& options_;
   Vectors<T> vectors_;
   Buffer<T> b_, r_, p_, q_, z_, start_;
-  double b_norm_ = 0.0, tolerance_ = 0.0;
-  double rr_ = 0.0, rz_ = 0.0, phi_ = 0.0, start_phi_ = 0.0;  // r'r, r'z, quadratic
-  double last_true_norm_ = std::numeric_limits<double>::infinity();
+  double b_norm_ = 0.0, unit_ = 1.0, tolerance_ = 0.0;
+  double rr_ = 0.0, rz_ = 0.0, phi_ = 0.0, start_phi_ = 0.0;    // r'r, r'z, quadratic
+  double true_norm_ = std::numeric_limits<double>::infinity();  // |r| when last computed from x
   bool restart_ = true;  // the next direction is z, without the one before
   bool start_is_zero_ = true, residual_is_true_ = true;
   std::vector<double> phis_;  // phi_0 .. phi_i

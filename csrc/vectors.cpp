@@ -112,17 +112,17 @@ void Vectors<T>::add_scaled(const T* x, double b, T* y) {
 }
 
 template <class T>
-void Vectors<T>::subtract(const T* x, const T* y, T* z) {
+double Vectors<T>::replace_residual(const T* b, const T* q, T* r, double* drift) {
+  *drift = std::sqrt(sum_blocks([=](Index begin, Index end) {
+    return chained_sum(begin, end, [=](Index i) {
+      const double change = static_cast<double>((b[i] - q[i]) - r[i]);
+      return change * change;
+    });
+  }));
   each_block([=](Index begin, Index end) {
-    for (Index i = begin; i < end; ++i) z[i] = x[i] - y[i];
+    for (Index i = begin; i < end; ++i) r[i] = b[i] - q[i];
   });
-}
-
-template <class T>
-void Vectors<T>::multiply(const T* x, const T* y, T* z) {
-  each_block([=](Index begin, Index end) {
-    for (Index i = begin; i < end; ++i) z[i] = x[i] * y[i];
-  });
+  return dot(r, r);
 }
 
 template <class T>

@@ -21,8 +21,8 @@ class Vectors {
   void scale(double a, const T* x, T* y);       // y = a x
   void add(double a, const T* x, T* y);         // y += a x
   void add_scaled(const T* x, double b, T* y);  // y = x + b y
-  void subtract(const T* x, const T* y, T* z);  // z = x - y
-  void multiply(const T* x, const T* y, T* z);  // z = x . y, elementwise
+  // r = b - q; returns r'r, and in drift the norm of the change of r.
+  double replace_residual(const T* b, const T* q, T* r, double* drift);
   // q += shift p; returns p'q.
   double shift_and_dot(double shift, const T* p, T* q);
   // x += a p, r -= a q; returns r'r.

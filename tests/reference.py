@@ -286,7 +286,8 @@ def difference(function, x, direction, step):
 def makes_little_progress(phi):
     """Whether CG stops after the last of the quadratics phi_0, phi_1, ..., phi_i.
 
-    Martens' rule: i > k, phi_{i-k} < 0, (phi_i - phi_{i-k}) / phi_i < 5e-4 k, k = max(10, ceil(i/10)).
+    Martens' rule, with k = max(10, ceil(0.1 i)):
+    i > k, phi_{i-k} < 0, (phi_i - phi_{i-k}) / phi_i < 5e-4 k.
     """
     i = len(phi) - 1
     k = max(10, math.ceil(0.1 * i))

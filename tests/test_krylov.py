@@ -88,7 +88,7 @@ def test_max_iterations(stopping, rng):
 def test_zero_iterations_return_the_start(dtype, rng):
     matrix, b = spd_matrix(rng, 9, 10.0, dtype), rng.standard_normal(9).astype(dtype)
     x0 = rng.standard_normal(9).astype(dtype)
-    result = ng.cg(matrix, b, max_iter=0, x0=x0)
+    result = ng.cg(matrix, b, max_iter=0, x0=x0.copy())
     assert same_bits(result.x, x0)
     assert (result.status, result.iterations) == (Status.MAX_ITERATIONS, 0)
     assert result.residual_norm == pytest.approx(true_residual(matrix, b, result), rel=1e-5)
@@ -111,7 +111,7 @@ def test_absolute_tolerance(rng):
 
 
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
-@pytest.mark.parametrize("condition", [10.0, 1e2, 1e3])
+@pytest.mark.parametrize("condition", [3.0, 20.0, 100.0])  # more would let rounding decide
 @pytest.mark.parametrize("diagonal", [False, True], ids=["plain", "diagonal"])
 def test_relative_progress_stops_where_the_reference_does(condition, diagonal, warm, rng):
     matrix, b = spd_matrix(rng, 120, condition), rng.standard_normal(120)
@@ -123,13 +123,13 @@ def test_relative_progress_stops_where_the_reference_does(condition, diagonal, w
     assert result.status is Status.RELATIVE_PROGRESS
     assert result.status.success
     assert result.iterations == len(phi) - 1
-    assert_close(result.x, x, 1e-6)  # two CG runs drift apart by rounding, here below 1e-8
+    assert_close(result.x, x, 1e-6)  # two CG runs drift apart by rounding, the faster the later
     assert result.quadratic == pytest.approx(phi[-1], rel=1e-9)
 
 
 @pytest.mark.parametrize("condition", [1e5, 1e7])
 def test_relative_progress_looks_back_a_tenth(condition, rng):
-    """So many iterations that rounding decides; hence the rule on the quadratics of this very run."""
+    """So many iterations that rounding decides: the rule, on the quadratics of this very run."""
     matrix, b = spd_matrix(rng, 300, condition), rng.standard_normal(300)
     phi = [0.0]
     options = {"stopping": "relative_progress", "max_iter": 2000}

@@ -203,7 +203,7 @@ def test_bad_data_leave_everything_as_it_was():
     before, damping = problem.net.params.copy(), opt.damping
     x = problem.x.copy()
     x[3, 1] = np.nan
-    with pytest.raises(ValueError, match="X has NaN or Inf.* at row 3, column 1"):
+    with pytest.raises(ValueError, match=r"X has NaN or Inf.* at row 3, column 1"):
         opt.step(x, problem.y)
     assert same_bits(problem.net.params, before)
     assert opt.damping == damping
@@ -289,7 +289,7 @@ def test_callbacks_stop():
         problem.y,
         epochs=50,
         batch_size=25,
-        callbacks=[seen.append, lambda info: len(seen) == 5],
+        callbacks=[seen.append, lambda info: np.bool_(len(seen) == 5)],
     )
     assert history.stop_reason == "callback"
     assert seen == history.steps

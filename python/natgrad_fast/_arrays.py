@@ -55,23 +55,24 @@ def as_real(x: ArrayLike, name: str) -> NDArray[Any]:
 
 def as_floats(x: ArrayLike, name: str, dtype: np.dtype[Any], ndim: int | tuple[int, ...]) -> Any:
     """A finite, C-contiguous, aligned array of `dtype`; `x` itself where it is one already."""
-    a = as_real(x, name)
+    ready = type(x) is np.ndarray and x.dtype == dtype and x.flags.c_contiguous and x.flags.aligned
+    a: Any = x if ready else as_real(x, name)
     allowed = (ndim,) if isinstance(ndim, int) else ndim
     if a.ndim not in allowed:
         wanted = " or ".join(str(n) for n in allowed)
         raise ValueError(f"{name} has {a.ndim} dimensions (shape {a.shape}), wanted {wanted}")
-    with np.errstate(over="ignore"):  # what does not fit is reported below
-        result = np.require(a, dtype=dtype, requirements=["C", "A"])
-    if type(result) is not np.ndarray:
-        result = result.view(np.ndarray)
-    if not core_for(dtype).all_finite(result, num_threads=1):
-        place = np.argwhere(~np.isfinite(result))[0]
-        if result.ndim == 2:
+    if not ready:
+        with np.errstate(over="ignore"):  # what does not fit is reported below
+            a = np.require(a, dtype=dtype, requirements=["C", "A"])
+        a = a.view(np.ndarray)
+    if not core_for(dtype).all_finite(a, num_threads=1):
+        place = np.argwhere(~np.isfinite(a))[0]
+        if a.ndim == 2:
             where = f"row {place[0]}, column {place[1]}"
         else:
             where = f"position {', '.join(str(i) for i in place)}"
         raise ValueError(f"{name} has NaN or Inf (in {dtype}) at {where}")
-    return result
+    return a
 
 
 def as_cases(x: ArrayLike, num_inputs: int, dtype: np.dtype[Any]) -> Any:
@@ -94,12 +95,14 @@ def as_vector(v: ArrayLike, name: str, size: int, dtype: np.dtype[Any]) -> Any:
 
 def as_rows(v: ArrayLike, name: str, size: int, dtype: np.dtype[Any]) -> tuple[Any, bool]:
     """A vector (size,) or block (size, K) as K contiguous rows; and whether it was a block."""
-    a = as_real(v, name)
+    a: Any = v if type(v) is np.ndarray else as_real(v, name)
     if a.ndim not in (1, 2) or a.shape[0] != size:
         raise ValueError(f"{name} has shape {a.shape}, wanted ({size},) or ({size}, K)")
     if a.ndim == 2 and a.shape[1] == 0:
         raise ValueError(f"{name} has no columns, wanted at least one vector")
-    return as_floats(a.T if a.ndim == 2 else a[None, :], name, dtype, 2), a.ndim == 2
+    if a.ndim == 1:
+        return as_floats(a, name, dtype, 1)[None], False
+    return as_floats(a.T, name, dtype, 2), True
 
 
 def as_sample_weight(sample_weight: ArrayLike | None, num_cases: int) -> NDArray[np.float64] | None:

@@ -24,10 +24,14 @@ class DampingPolicy:
         Which quadratic predicts the decrease that the reduction ratio divides by.
     """
 
-    value: float
     minimum: float = 0.0
     maximum: float = 1e10
     denominator: str = "undamped"
+
+    @property
+    def value(self) -> float:
+        """Damping of the next step."""
+        raise NotImplementedError
 
     def update(self, reduction_ratio: float, accepted: bool) -> None:
         """Choose the next damping from the actual over the predicted decrease of the last step."""
@@ -64,19 +68,19 @@ class Tikhonov(DampingPolicy):
             self._schedule = lambda step: constant
         self._step = 0
         self._doublings = 0
-        self._set_value()
 
-    def _set_value(self) -> None:
+    @property
+    def value(self) -> float:
+        """Damping of the next step."""
         scheduled = as_number(self._schedule(self._step), "damping from the schedule", minimum=0.0)
         # From 0 there is nothing to double: start at a value that float32 solves still notice.
         base = max(scheduled, 1e-6) if self._doublings else scheduled
-        self.value = min(base * 2.0**self._doublings, self.maximum)
+        return min(base * 2.0**self._doublings, self.maximum)
 
     def update(self, reduction_ratio: float, accepted: bool) -> None:
         """Go on in the schedule; double after a rejection."""
         self._step += 1
         self._doublings = max(0, self._doublings - 1) if accepted else self._doublings + 1
-        self._set_value()
 
     def state_dict(self) -> dict[str, Any]:
         """Place in the schedule and number of doublings."""
@@ -85,7 +89,6 @@ class Tikhonov(DampingPolicy):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what `state_dict` returned."""
         self._step, self._doublings = int(state["step"]), int(state["doublings"])
-        self._set_value()
 
 
 class LevenbergMarquardt(DampingPolicy):
@@ -133,30 +136,35 @@ class LevenbergMarquardt(DampingPolicy):
         self.maximum = as_number(maximum, "maximum", above=self.minimum)
         self.denominator = as_name(denominator, "denominator", ("undamped", "damped"))
         self.period = as_count(period, "period", 1)
-        self.value = as_number(initial, "initial", above=0.0)
-        if not self.minimum <= self.value <= self.maximum:
+        self._value = as_number(initial, "initial", above=0.0)
+        if not self.minimum <= self._value <= self.maximum:
             raise ValueError(
                 f"initial must be in [{self.minimum:g}, {self.maximum:g}], got {initial}"
             )
         self._steps = 0
 
+    @property
+    def value(self) -> float:
+        """Damping of the next step."""
+        return self._value
+
     def update(self, reduction_ratio: float, accepted: bool) -> None:
         """Divide or multiply by `factor`, within the bounds."""
         self._steps += 1
         if not accepted:
-            self.value /= self.factor
+            self._value /= self.factor
         elif self._steps % self.period == 0:
             factor = self.factor**self.period
             if math.isnan(reduction_ratio) or reduction_ratio < self.low:
-                self.value /= factor
+                self._value /= factor
             elif reduction_ratio > self.high:
-                self.value *= factor
-        self.value = min(max(self.value, self.minimum), self.maximum)
+                self._value *= factor
+        self._value = min(max(self._value, self.minimum), self.maximum)
 
     def state_dict(self) -> dict[str, Any]:
         """Damping and number of steps."""
-        return {"value": self.value, "steps": self._steps}
+        return {"value": self._value, "steps": self._steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what `state_dict` returned."""
-        self.value, self._steps = float(state["value"]), int(state["steps"])
+        self._value, self._steps = float(state["value"]), int(state["steps"])

@@ -46,9 +46,9 @@ class MLP:
     seed : int, numpy.random.Generator or None
         Source of the initial weights.
     init : {"glorot", "he", "sparse", "zeros"}
-        Uniform Glorot-Bengio; normal He; sparse as in Martens' Hessian-free code (15 draws per
-        unit, N(0, 1) scaled by 1/2 for a tanh layer and by 1/2 behind one, bias 1/2 for tanh
-        units); zeros. Biases are 0 but for "sparse".
+        Uniform Glorot-Bengio; normal He; sparse as in Martens' codes (15 draws per unit, N(0, 1)
+        scaled by 1/2 for a tanh layer, by 0.1 for a softplus layer and by 1/2 behind a tanh layer,
+        bias 1/2 for tanh units); zeros. Biases are 0 but for "sparse".
 
     Attributes
     ----------
@@ -88,7 +88,7 @@ class MLP:
             raise ValueError(f"sizes {self._sizes} need {self.num_params} parameters: too many")
         initialise = _INITS[as_name(init, "init", _INITS)]
         self._params = np.zeros(self.num_params, self._dtype)
-        initialise(self, np.random.default_rng(seed))
+        initialise(self, _as_generator(seed))
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -274,6 +274,19 @@ def _as_flags(bias: bool | Sequence[bool], num_layers: int) -> tuple[bool, ...]:
     return tuple(bool(flag) for flag in flags)
 
 
+def _as_generator(seed: int | np.random.Generator | None) -> np.random.Generator:
+    if seed is None or isinstance(seed, np.random.Generator):
+        return np.random.default_rng(seed)
+    return np.random.default_rng(as_count(seed, "seed", 0))
+
+
+def as_net(net: Any) -> MLP:
+    """Return the net itself, or raise TypeError."""
+    if not isinstance(net, MLP):
+        raise TypeError(f"net must be an MLP, got {net!r}")
+    return net
+
+
 def _init_glorot(net: MLP, rng: np.random.Generator) -> None:
     for w in net.weights:
         limit = np.sqrt(6.0 / sum(w.shape))
@@ -288,7 +301,7 @@ def _init_he(net: MLP, rng: np.random.Generator) -> None:
 def _init_sparse(net: MLP, rng: np.random.Generator) -> None:
     # Every unit: 15 draws among its inputs, with replacement, so at most 15 weights are not 0.
     for layer, (w, b) in enumerate(zip(net.weights, net.biases, strict=True)):
-        scale = 0.5 if net.activations[layer] == "tanh" else 1.0
+        scale = {"tanh": 0.5, "softplus": 0.1}.get(net.activations[layer], 1.0)
         if layer > 0 and net.activations[layer - 1] == "tanh":
             scale *= 0.5
         columns = rng.integers(w.shape[1], size=(w.shape[0], 15))

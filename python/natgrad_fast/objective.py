@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from ._arrays import as_cases, as_num_threads, as_number, as_sample_weight, core_for
 from .losses import Loss, as_loss
-from .mlp import MLP
+from .mlp import MLP, as_net
 
 __all__ = ["Objective", "value", "value_and_grad"]
 
@@ -27,7 +27,7 @@ class Objective:
         l2: float = 0.0,
         num_threads: int | None = None,
     ) -> None:
-        self.net = net
+        self.net = as_net(net)
         self.loss = as_loss(loss)
         self.x = as_cases(X, net.sizes[0], net.dtype)
         num_cases = self.x.shape[0]

@@ -21,7 +21,7 @@ from ._arrays import (
     core_for,
 )
 from .losses import Loss, as_loss
-from .mlp import MLP
+from .mlp import MLP, as_net
 
 __all__ = ["GGN", "Fisher", "Jacobian", "Operator"]
 
@@ -127,7 +127,7 @@ class Jacobian(Operator):
     """
 
     def __init__(self, net: MLP, X: ArrayLike, *, num_threads: int | None = None) -> None:
-        x = as_cases(X, net.sizes[0], net.dtype)
+        x = as_cases(X, as_net(net).sizes[0], net.dtype)
         self._linearization = net.linearize(x, num_threads=num_threads)
         self._output_shape = (x.shape[0], net.sizes[-1])
         self.shape = (x.shape[0] * net.sizes[-1], net.num_params)
@@ -154,7 +154,7 @@ class CurvatureMatrix(Operator):
         l2: float = 0.0,
         num_threads: int | None = None,
     ) -> None:
-        x = as_cases(X, net.sizes[0], net.dtype)
+        x = as_cases(X, as_net(net).sizes[0], net.dtype)
         weights = as_sample_weight(sample_weight, x.shape[0])
         loss, l2 = as_loss(loss), as_number(l2, "l2", minimum=0.0)
         damping = as_number(damping, "damping", minimum=0.0)
@@ -270,7 +270,7 @@ class GGN(CurvatureMatrix):
         self, net: MLP, loss: str | Loss, X: ArrayLike, y: ArrayLike | None = None, **options: Any
     ) -> None:
         if y is not None:
-            num_cases = as_cases(X, net.sizes[0], net.dtype).shape[0]
+            num_cases = as_cases(X, as_net(net).sizes[0], net.dtype).shape[0]
             as_loss(loss).targets(y, num_cases, net.sizes[-1], net.dtype)
         super().__init__(net, loss, X, **options)
 

@@ -24,7 +24,7 @@ from .damping import DampingPolicy, LevenbergMarquardt, Tikhonov
 from .history import EpochInfo, History, StepInfo
 from .krylov import SolveInfo, Status
 from .losses import Loss, as_loss
-from .mlp import MLP
+from .mlp import MLP, as_net
 from .objective import Objective, value
 from .operators import GGN, CurvatureMatrix, Fisher, curvature_of_objective
 from .solvers import CG
@@ -83,9 +83,7 @@ class NaturalGradient:
         seed: int = 0,
         num_threads: int | None = None,
     ) -> None:
-        if not isinstance(net, MLP):
-            raise TypeError(f"net must be an MLP, got {net!r}")
-        self.net = net
+        self.net = as_net(net)
         self.loss = as_loss(loss)
         self._matrix_kind = _CURVATURES[as_name(curvature, "curvature", _CURVATURES)]
         self.solver = CG() if solver is None else solver
@@ -313,7 +311,7 @@ class NaturalGradient:
                         bar.set_postfix(loss=f"{info.loss:.4g}", refresh=False)
                         bar.update()
                     # No generator: every callback sees every step.
-                    if any([callback(info) is True for callback in callbacks]):
+                    if any([bool(callback(info)) for callback in callbacks]):
                         history.stop_reason = "callback"
                         break
                     if not info.accepted and info.damping >= self.damping_policy.maximum:
