@@ -76,10 +76,11 @@ $(VENV)/.created:
 
 # What the build needs is put into .venv too (instead of an isolated environment per build): after
 # a change of one file only that file is compiled again. cmake and ninja come only if absent.
+# pybind11 is held at one series, because the text of the committed stub depends on it.
 $(VENV)/.build: $(VENV)/.created pyproject.toml
 	@echo "installing the build requirements"
 	@$(BIN)/python -c "$$BUILD_REQUIRES" > $(VENV)/build-requires.txt
-	@$(PIP) install -r $(VENV)/build-requires.txt
+	@$(PIP) install -r $(VENV)/build-requires.txt 'pybind11==3.1.*'
 	@$(BIN)/python -c "$$BACKEND_REQUIRES" > $(VENV)/backend-requires.txt
 	@$(PIP) install -r $(VENV)/backend-requires.txt
 	@touch $@

@@ -81,7 +81,8 @@ class Solve {
       refresh();
     }
     phi_ = start_phi_ = quadratic();
-    phis_.assign(1, phi_);
+    phis_.reserve(static_cast<std::size_t>(std::min<Index>(options_.max_iter, 1 << 16)) + 1);
+    phis_.push_back(phi_);
   }
 
   // r = b - (A + damping I) x, from x; returns how far r was from it.

@@ -8,6 +8,7 @@
 // contiguous. The last panel is filled up: see pad rules at each producer.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <new>
 
@@ -31,11 +32,12 @@ struct Tile {
 #endif
   static constexpr Index lanes = vector_bytes / static_cast<Index>(sizeof(T));
   static constexpr Index width = 2 * lanes;
-  // Terms of an inner product summed in registers before they are added to memory: a (depth x
-  // width) panel block stays in the first-level cache. Also the number of cases after which sums
-  // over cases are added up, so any chunk of the batch that is a multiple of it leaves the bits
-  // alone.
-  static constexpr Index depth = 256;
+  // Terms of an inner product summed in registers before they are added to memory: a (depth x width) block of a panel
+  // stays in the first-level cache while (rows x depth) blocks pass by. Also the number of cases after which sums over
+  // cases are added up, so any chunk of the batch that is a multiple of it leaves the bits alone.
+  static constexpr Index first_level_bytes = 24 << 10;
+  static constexpr Index depth =
+      std::min<Index>(256, first_level_bytes / ((rows + width) * static_cast<Index>(sizeof(T))) / 64 * 64);
 };
 
 // Uninitialised memory on a cache-line boundary.

@@ -1,5 +1,6 @@
 """Threads never change a bit, and never get in each other's way."""
 
+import functools
 import os
 from concurrent.futures import ThreadPoolExecutor
 
@@ -49,12 +50,15 @@ def quantities(problem, loss, num_threads):
     yield "preconditioned cg", result.x
 
 
+@functools.cache
+def on_one_thread(case, dtype):
+    return dict(quantities(case.problem(dtype), case.loss, 1))
+
+
 @pytest.mark.parametrize("case", [*cases.SMALL[-3:], *BATCHES, *cases.LARGE], ids=cases.ids)
 def test_bits_do_not_depend_on_threads(case, dtype, num_threads):
-    problem = case.problem(dtype)
-    one = dict(quantities(problem, case.loss, 1))
-    for name, value in quantities(problem, case.loss, num_threads):
-        assert same_bits(value, one[name]), name
+    for name, value in quantities(case.problem(dtype), case.loss, num_threads):
+        assert same_bits(value, on_one_thread(case, dtype)[name]), name
 
 
 def test_training_does_not_depend_on_threads(dtype, num_threads):
