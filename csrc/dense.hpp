@@ -15,9 +15,9 @@ struct RowMajor {
 };
 
 // C = [C] + A B, with an optional start and an optional scale:
-//   C = (bias or C or 0) + A B, then C = C . scale       A (m x k), B (k x n) panels, C, scale (m x
-//   n) panels
-// `bias` is (m,), added to every column; `scale` has the layout of C. Cost 2 m k n flops.
+//   C = (bias or C or 0) + A B, then C = C . scale
+// A (m x k), B (k x n) in panels, C and scale (m x n) in panels. `bias` (m,) is added to every
+// column. Cost 2 m k n flops.
 template <class T>
 struct ProductOptions {
   bool accumulate = false;
@@ -31,8 +31,7 @@ void multiply(const RowMajor<T>& a,
               const ProductOptions<T>& options = {});
 
 // C[r, :] (+)= sum over cases of U[r, case] B[case, :] for r in [row_begin, row_end).
-//   U (d_out x N) panels of cases; B (N x d_in) panels of features; C (d_out x d_in) row-major, ld
-//   = d_in.
+//   U (d_out x N) in panels of cases, B (N x d_in) in panels of features, C (d_out x d_in)
 // The sum is added up every Tile::depth cases, in order. Cost 2 (row_end - row_begin) N d_in flops.
 template <class T>
 void multiply_outer(PanelView<const T> u,

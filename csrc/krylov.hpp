@@ -65,16 +65,15 @@ class DiagonalOperator final : public LinearOperator<T> {
 //
 // x holds the start on entry, the solution on return. `preconditioner` approximates the inverse of
 // A + damping I; null for none. Stopping:
-//   residual           |b - (A + damping I) x| <= max(rtol |b|, atol), on the residual computed
-//   from x relative_progress  i > k, phi_i < 0 and (phi_i - phi_{i-k}) / phi_i < 5e-4 k, with k =
-//   max(10, ceil(0.1 i)) and
-//                      phi the quadratic (the rule and the constants of Martens' Hessian-free
-//                      code); rtol is not used
-// b is scaled to length 1 inside, so that inner products neither under- nor overflow. The residual
-// is recomputed from x every 50 iterations, before `converged` is returned and at the end; an
-// accuracy out of reach of T is `stagnated`. A stop for negative curvature or a bad preconditioner
-// leaves the last iterate in x, and x is never worse in the quadratic than the start. One iteration
-// costs one product and about 10 P flops.
+//   residual           |r| <= max(rtol |b|, atol), r = b - (A + damping I) x computed from x
+//   relative_progress  i > k, phi_i < 0 and (phi_i - phi_{i-k}) / phi_i < 5e-4 k, for phi the
+//                      quadratic and k = max(10, ceil(0.1 i)): the rule and the constants of
+//                      Martens' Hessian-free code; or |r| <= atol
+// b is scaled to a length near 1, so that inner products neither under- nor overflow. r is computed
+// from x every 50 iterations, before `converged` is returned and at the end; an accuracy out of
+// reach of T is `stagnated`. A stop for negative curvature or a bad preconditioner leaves the last
+// iterate in x, and x is never worse in the quadratic than the start.
+// One iteration costs one product and about 10 P flops.
 template <class T>
 CgSummary conjugate_gradients(LinearOperator<T>& a,
                               LinearOperator<T>* preconditioner,

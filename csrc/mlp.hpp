@@ -1,9 +1,9 @@
 // A dense feed-forward net and its linearisation at one point, over one batch.
 //
 //   s_l = W_l a_{l-1} + b_l,   a_l = phi_l(s_l),   a_0 = x,   z = a_L
-//   R s_l = V_l a_{l-1} + W_l R a_{l-1} + v_l,   R a_l = phi'_l . R s_l,   R a_0 = 0      (J v = R
-//   z) u_l = phi'_l . W_{l+1}' u_{l+1},   u_L = phi'_L . u (delta) (J'u)_{W_l} = sum over cases of
-//   u_l a_{l-1}',   (J'u)_{b_l} = sum over cases of u_l
+//   R s_l = V_l a_{l-1} + W_l R a_{l-1} + v_l,   R a_l = phi'_l . R s_l,   R a_0 = 0,   J v = R z
+//   u_l = phi'_l . W_{l+1}' u_{l+1},   u_L = phi'_L . u
+//   (J'u)_{W_l} = sum over cases of u_l a_{l-1}',   (J'u)_{b_l} = sum over cases of u_l
 #pragma once
 
 #include <algorithm>
@@ -20,8 +20,8 @@ struct Layer {
   Index inputs, outputs;
   Activation activation;
   bool has_bias;
-  Index weight_offset,
-      bias_offset;  // of W_l (outputs x inputs, row-major) and b_l in the flat parameters
+  // Places of W_l (outputs x inputs, row-major) and b_l in the flat parameters.
+  Index weight_offset, bias_offset;
 };
 
 struct Architecture {
@@ -37,13 +37,13 @@ struct Architecture {
   Index max_width = 0;  // of the layers 0 .. L
 };
 
-// Work on the outputs of one tile of cases, panels [first, first + tile.count) of the batch, (C x
-// cases). Called from several threads at once, for different tiles.
+// Work on the outputs (C x cases) of one tile, panels [first, first + tile.count) of the batch.
+// Called from several threads at once, for different tiles.
 template <class T>
 using TileFunction = std::function<void(Index vector, Index first, PanelView<T> tile)>;
 
-// Z = net(X) without anything kept: f(0, first, z tile) for every tile. theta (P,), X (N x d_0)
-// row-major. Cost 2 N P flops; memory O(max_width) per thread.
+// Z = net(X), nothing kept: f(0, first, z tile) for every tile. theta (P,), X row-major (N x d_0).
+// Cost 2 N P flops; memory O(max_width) per thread.
 template <class T>
 void evaluate(const Architecture& net,
               const T* theta,
@@ -70,8 +70,7 @@ class Linearization {
   Index num_cases() const { return num_cases_; }
   int num_threads() const { return num_threads_; }
   PanelView<const T> outputs() const { return activations_.back().view(); }  // Z (C x N)
-  // Makes scratch for products with blocks of `num_vectors`; more vectors go through in several
-  // passes.
+  // Makes scratch for blocks of `num_vectors`; what does not fit goes through in several passes.
   void reserve(Index num_vectors);
 
   // J v_k as row-major (K x N x C);  v (K x P).
@@ -86,11 +85,10 @@ class Linearization {
       const T* v,
       const T* w,
       const std::function<void(Index first, PanelView<T> jv, PanelView<T> jw)>& f);
-  // out_k = J'u_k; f writes the tiles of u_k, zero in columns past N.   out (K x P), 4 N P flops
-  // each.
+  // out_k = J'u_k; f writes the tiles of u_k, zero in columns past N. out (K x P); 4 N P flops each.
   void pull_back(const TileFunction<T>& f, Index num_vectors, T* out);
-  // out_k = J' f(J v_k) + shift v_k; f works in place and leaves zero in columns past N.   v, out
-  // (K x P); 8 N P flops each, 4 N P in the first layer.
+  // out_k = J' f(J v_k) + shift v_k; f works in place and leaves zero in columns past N.
+  // v, out (K x P); 8 N P flops each, 4 N P in the first layer.
   void multiply_gauss_newton(
       const T* v, Index num_vectors, const TileFunction<T>& f, double shift, T* out);
 

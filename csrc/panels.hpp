@@ -32,12 +32,13 @@ struct Tile {
 #endif
   static constexpr Index lanes = vector_bytes / static_cast<Index>(sizeof(T));
   static constexpr Index width = 2 * lanes;
-  // Terms of an inner product summed in registers before they are added to memory: a (depth x width) block of a panel
-  // stays in the first-level cache while (rows x depth) blocks pass by. Also the number of cases after which sums over
-  // cases are added up, so any chunk of the batch that is a multiple of it leaves the bits alone.
+  // Terms of an inner product summed in registers before they are added to memory: a (depth x
+  // width) block of a panel stays in the first-level cache while (rows x depth) blocks pass by.
+  // Also the number of cases after which sums over cases are added up, so any chunk of the batch
+  // that is a multiple of it leaves the bits alone.
   static constexpr Index first_level_bytes = 24 << 10;
-  static constexpr Index depth =
-      std::min<Index>(256, first_level_bytes / ((rows + width) * static_cast<Index>(sizeof(T))) / 64 * 64);
+  static constexpr Index depth = std::min<Index>(
+      256, first_level_bytes / ((rows + width) * static_cast<Index>(sizeof(T))) / 64 * 64);
 };
 
 // Uninitialised memory on a cache-line boundary.
