@@ -23,7 +23,8 @@ Index look_back(Index i) {
   return std::max<Index>(10, (i + 9) / 10);
 }
 
-// One solve, in units of the power of two next to |b|: dividing b, x and r by it is exact.
+// One solve, in units of the power of two next to |b|: dividing b, x and r by it is exact, and inner
+// products neither under- nor overflow.
 template <class T>
 class Solve {
  public:
@@ -44,7 +45,10 @@ class Solve {
     if (preconditioner) z_ = Buffer<T>(a.size());
     b_norm_ = vectors_.norm(b);
     if (!std::isfinite(b_norm_) || b_norm_ == 0.0) return;
-    unit_ = std::exp2(std::round(std::log2(b_norm_)));
+    // A start much larger than b must stay within the range of T as well.
+    const double range = std::sqrt(static_cast<double>(std::numeric_limits<T>::max()));
+    const double length = std::max(b_norm_, vectors_.norm(x) / range);
+    if (std::isfinite(length)) unit_ = std::exp2(std::round(std::log2(length)));
     vectors_.scale(1.0 / unit_, b, b_.data());
   }
 
@@ -165,28 +169,33 @@ class Solve {
 
   CgSignal poll(Index i) const {
     if (!options_.poll) return CgSignal::go_on;
-    return options_.poll({i, unit_ * std::sqrt(rr_), unit_ * unit_ * phi_});
+    return options_.poll({i, unit_ * std::sqrt(rr_), unit_ * (unit_ * phi_)});
   }
 
   // The true residual and quadratic of the iterate, or of the start if that was better; back to the
-  // units of b.
+  // units of b. Where products are not finite any more, what the recurrence says of the last iterate.
   CgSummary finish(CgStatus status) {
-    if (!residual_is_true_) refresh();
-    phi_ = quadratic();
-    if (!(phi_ <= start_phi_)) {
-      if (!start_is_zero_) {
-        vectors_.copy(start_.data(), x_);
-      } else {
-        vectors_.fill(T(0), x_);
-      }
-      refresh();
-      phi_ = start_phi_;
+    const bool by_recurrence = status == CgStatus::non_finite && std::isfinite(rr_);
+    if (!by_recurrence) {
+      if (!residual_is_true_) refresh();
+      phi_ = quadratic();
     }
+    if (!(phi_ <= start_phi_)) back_to_start();
     vectors_.scale(unit_, x_, x_);
     summary_.status = status;
     summary_.residual_norm = unit_ * std::sqrt(rr_);
-    summary_.quadratic = unit_ * unit_ * phi_;
+    summary_.quadratic = unit_ * (unit_ * phi_);
     return summary_;
+  }
+
+  void back_to_start() {
+    if (start_is_zero_) {
+      vectors_.fill(T(0), x_);
+    } else {
+      vectors_.copy(start_.data(), x_);
+    }
+    refresh();
+    phi_ = start_phi_;
   }
 
   // Nothing can be said about x: it is left as it is.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "parallel.hpp"
 
@@ -65,7 +66,19 @@ double Vectors<T>::dot(const T* x, const T* y) {
 
 template <class T>
 double Vectors<T>::norm(const T* x) {
-  return std::sqrt(dot(x, x));
+  const double squares = dot(x, x);
+  if (squares > 1e-200 && std::isfinite(squares)) return std::sqrt(squares);
+  if (!all_finite(x)) return std::numeric_limits<double>::quiet_NaN();
+  // The squares leave the range of double: in units of the largest element.
+  double top = 0.0;
+  for (Index i = 0; i < size_; ++i) top = std::max(top, std::abs(static_cast<double>(x[i])));
+  if (top == 0.0) return 0.0;
+  return top * std::sqrt(sum_blocks([=](Index begin, Index end) {
+           return chained_sum(begin, end, [=](Index i) {
+             const double ratio = static_cast<double>(x[i]) / top;
+             return ratio * ratio;
+           });
+         }));
 }
 
 template <class T>

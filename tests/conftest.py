@@ -1,6 +1,12 @@
 """Fixtures, the tolerance table and the header with the build under test."""
 
+import os
 from types import SimpleNamespace
+
+# Threads that wait by spinning make a suite of tiny calls several times slower on a busy machine:
+# NumPy gets one, those under test sleep. Read when the libraries are loaded, hence before imports.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import hypothesis
 import natgrad_fast as ng

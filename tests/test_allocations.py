@@ -1,4 +1,4 @@
-"""Products on a kept linearisation allocate nothing: counted by a malloc put before the C library's."""
+"""Solves allocate nothing per iteration: counted by a malloc put before the C library's."""
 
 import os
 import shutil

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from . import _core
 from .config import default_num_threads
 
-FloatArray = NDArray[np.floating[Any]]
+MAX_THREADS = 4096
 
 
 def core_for(dtype: np.dtype[Any]) -> ModuleType:
@@ -150,7 +150,10 @@ def as_num_threads(num_threads: int | None) -> int:
     """An integer >= 1; None asks `default_num_threads`."""
     if num_threads is None:
         return default_num_threads()
-    return as_count(num_threads, "num_threads", 1)
+    count = as_count(num_threads, "num_threads", 1)
+    if count > MAX_THREADS:
+        raise ValueError(f"num_threads must be <= {MAX_THREADS}, got {count}")
+    return count
 
 
 def as_name(name: Any, what: str, known: Iterable[str]) -> str:
