@@ -22,22 +22,21 @@ struct Simd {
       __attribute__((vector_size(Tile<T>::vector_bytes), aligned(alignof(T)), may_alias));
 };
 
-// Left operand A(i, k), i < Tile::rows, k < kc, of the register tile.
+// Left operand A(i, k), i < Tile::rows, k < kc, of the register tile: runs of consecutive k, the
+// elements of a run next to each other.
 template <class T>
-struct RowOperand {  // rows of a row-major matrix
+struct RowOperand {  // rows of a row-major matrix: one run
   const T* data;
-  Index ld;
-  static constexpr Index run = Index{1} << 60;  // k is contiguous for this many steps
-  const T* at(Index k) const { return data + k; }
-  Index row_stride() const { return ld; }
+  Index row_stride;
+  static constexpr Index run_stride = 0;
+  static constexpr Index run_length(Index kc) { return kc; }
 };
 template <class T>
-struct CaseOperand {  // rows of panels of cases: k runs over the cases
+struct CaseOperand {  // rows of panels of cases, k counts the cases: a run per panel
   const T* data;
-  Index panel_stride;
-  static constexpr Index run = Tile<T>::width;
-  const T* at(Index k) const { return data + k / run * panel_stride; }
-  static constexpr Index row_stride() { return Tile<T>::width; }
+  Index run_stride;
+  static constexpr Index row_stride = Tile<T>::width;
+  static constexpr Index run_length(Index) { return Tile<T>::width; }
 };
 
 template <class T>
@@ -58,16 +57,15 @@ void register_tile(
   Vector sum[M][2];
 #pragma GCC unroll 16
   for (int i = 0; i < M; ++i) sum[i][0] = sum[i][1] = Vector{};
-  const Index row_stride = a.row_stride();
-  for (Index k = 0; k < kc;) {
-    const T* a_k = a.at(k);
-    const Index end = std::min(kc, k + Operand::run);
-    for (; k < end; ++k, ++a_k, b += 2 * lanes) {
+  const Index run_length = a.run_length(kc);
+  const T* run = a.data;
+  for (Index k = 0; k < kc; k += run_length, run += a.run_stride) {
+    for (Index q = 0; q < run_length; ++q, b += 2 * lanes) {
       const Vector b0 = *reinterpret_cast<const Unaligned*>(b);
       const Vector b1 = *reinterpret_cast<const Unaligned*>(b + lanes);
 #pragma GCC unroll 16
       for (int i = 0; i < M; ++i) {
-        const Vector a_ik = a_k[i * row_stride] - Vector{};  // broadcast
+        const Vector a_ik = run[i * a.row_stride + q] - Vector{};  // broadcast
         sum[i][0] += a_ik * b0;
         sum[i][1] += a_ik * b1;
       }

@@ -44,14 +44,20 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     demo = commands.add_parser(
-        "demo",
-        help="train on handwritten digits, beside scikit-learn's Adam",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        "demo", help="train on handwritten digits, beside scikit-learn's Adam"
     )
-    demo.add_argument("--output", metavar="PNG", default="natgrad_fast_demo.png", help="picture")
-    demo.add_argument("--epochs", metavar="N", type=positive, default=20, help="most steps")
-    demo.add_argument("--seed", metavar="S", type=seed, default=0, help="of split and weights")
-    demo.add_argument("--threads", metavar="T", type=positive, help="for both trainings")
+    demo.add_argument(
+        "--output", metavar="PNG", default="natgrad_fast_demo.png", help="default: %(default)s"
+    )
+    demo.add_argument(
+        "--epochs", metavar="N", type=positive, default=20, help="steps (default: %(default)s)"
+    )
+    demo.add_argument(
+        "--seed", metavar="S", type=seed, default=0, help="of split and weights (default: 0)"
+    )
+    demo.add_argument(
+        "--threads", metavar="T", type=positive, help="for both trainings (default: all)"
+    )
     demo.set_defaults(run=run_demo)
 
     info = commands.add_parser("info", help="versions, build flags, instruction set, threads")

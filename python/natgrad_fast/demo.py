@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import io
 import math
 import sys
 import time
-from collections.abc import Iterator
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,6 +65,10 @@ class Curve:
         self.accuracy.append(float(np.mean(labels == truth)))
         self.labels = labels
 
+    def last(self) -> str:
+        """Format the last point for the table."""
+        return f"{self.loss[-1]:9.5f}  {100 * self.accuracy[-1]:7.2f} %  {self.seconds[-1]:7.2f}"
+
     def seconds_to(self, accuracy: float) -> float:
         """When `accuracy` was reached first; NaN if never."""
         times = [s for s, a in zip(self.seconds, self.accuracy, strict=True) if a >= accuracy]
@@ -98,8 +104,8 @@ def run_demo(
     try:
         import matplotlib.figure
         import sklearn.neural_network  # noqa: F401
-    except ImportError as error:
-        print(f"the demo needs {error.name or error}: {INSTALL}", file=sys.stderr)
+    except ImportError:
+        print(f"the demo needs scikit-learn and matplotlib: {INSTALL}", file=sys.stderr)
         return 1
     if not output.parent.is_dir() or output.is_dir():
         print(f"cannot write {output}: not a file in an existing directory", file=sys.stderr)
@@ -108,9 +114,9 @@ def run_demo(
     data = load_digits(seed)
     print(
         f"Handwritten digits: {len(data.y_train):,} training and {len(data.y_test)} test images "
-        f"of 8 x 8 pixels.\nNet {'-'.join(map(str, SIZES))}, {ACTIVATION}, float32, "
-        f"{num_threads} thread{'s' * (num_threads > 1)}. "
-        "Seconds are training alone; loss and accuracy are measured outside them.\n"
+        f"of 8 x 8 pixels.\nNet {'-'.join(map(str, SIZES))}, {ACTIVATION}, "
+        f"{threads(num_threads)}. Loss: mean cross-entropy of the training images.\n"
+        "Seconds: training alone, without the measuring of loss and accuracy.\n"
     )
     curves: list[Curve] = []
     interrupted = train_natural_gradient(data, curves, epochs, seed, num_threads)
@@ -153,87 +159,97 @@ def train_natural_gradient(
         labels = net(data.x_test, num_threads=num_threads).argmax(axis=1)
         loss = value(net, LOSS, data.x_train, data.y_train, num_threads=num_threads)
         curve.add(seconds, loss, labels, data.y_test)
-        return f"{100 * curve.accuracy[-1]:7.2f} %  {curve.seconds[-1]:7.2f}"
+        return curve.last()
 
     def print_row(info: StepInfo) -> None:
-        loss = info.new_loss if info.accepted else info.loss
         stop = f"{info.solve.status}{'' if info.accepted else ', step rejected'}"
         print(
-            f"{info.step + 1:4d}  {loss:9.5f}  {info.reduction_ratio:6.2f}  {info.damping:8.2g}  "
-            f"{info.solve.iterations:4d}  {stop:18s}{record(info.seconds)}",
+            f"{info.step + 1:5d}  {record(info.seconds)}  {info.reduction_ratio:9.2f}  "
+            f"{info.damping:8.2g}  {info.solve.iterations:6d}  {stop}",
             flush=True,
         )
 
-    print(f"natgrad_fast: natural gradient, l2 {L2:g}, Levenberg-Marquardt damping from {DAMPING:g}")
-    print("step       loss   ratio   damping    CG  stopped by        test acc.  seconds")
-    print(f"{0:4d}{'':39s}{'':10s}{record(0.0)}", flush=True)
+    print(f"natgrad_fast: l2 {L2:g}, Levenberg-Marquardt damping from {DAMPING:g}, CG")
+    print(" step       loss  test acc.  seconds  red.ratio   damping  CG its.  CG stopped by")
+    print(f"{0:5d}  {record(0.0)}", flush=True)
     history = optimizer.fit(data.x_train, data.y_train, epochs=epochs, callbacks=[print_row])
-    print(f"ended by: {history.stop_reason.replace('_', ' ')}\n", flush=True)
+    interrupted = history.stop_reason == "interrupted"
+    reason = "Ctrl-C" if interrupted else history.stop_reason.replace("_", " ")
+    print(f"ended by: {reason}\n", flush=True)
     curve.note = f"{len(history.steps)} steps"
-    return history.stop_reason == "interrupted"
+    return interrupted
 
 
 def train_adam(data: Digits, curves: list[Curve], seed: int, num_threads: int) -> bool:
-    """Train MLPClassifier with its defaults, by epochs, up to its own stop; True after Ctrl-C."""
+    """Train MLPClassifier with all its defaults, up to its own stop; True after Ctrl-C."""
     from sklearn.neural_network import MLPClassifier
 
-    # A generator, not a number: partial_fit would otherwise shuffle alike in every epoch.
-    random_state = np.random.RandomState(seed)
-    model = MLPClassifier(SIZES[1:-1], activation=ACTIVATION, random_state=random_state)
+    threadpoolctl: Any = importlib.import_module("threadpoolctl")  # scikit-learn requires it
+    model = MLPClassifier(SIZES[1:-1], activation=ACTIVATION, random_state=seed, verbose=True)
     curve = Curve("scikit-learn Adam")
     curves.append(curve)
     print(f"scikit-learn: MLPClassifier(solver={model.solver!r}), all defaults")
-    print("epoch      loss  test acc.  seconds")
-    with thread_limit(num_threads):
+    print("epoch       loss  test acc.  seconds")
+    watch = EpochWatch(model, data, curve)
+    limit = threadpoolctl.threadpool_limits(num_threads, user_api="blas")
+    interrupted = False
+    # fit() turns Ctrl-C into a warning, and warns if max_iter comes before convergence.
+    with limit, warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(watch):
+        warnings.simplefilter("always")
+        watch.start()
         try:
-            for epoch in range(1, model.max_iter + 1):
-                start = time.perf_counter()
-                model.partial_fit(data.x_train, data.y_train, classes=np.arange(SIZES[-1]))
-                seconds = time.perf_counter() - start
-                curve.add(seconds, log_loss(model, data), model.predict(data.x_test), data.y_test)
-                done = adam_stops(model)
-                if done or epoch % 20 == 0 or epoch == 1:
-                    print(
-                        f"{epoch:5d}  {curve.loss[-1]:8.5f}  {100 * curve.accuracy[-1]:7.2f} %  "
-                        f"{curve.seconds[-1]:7.2f}",
-                        flush=True,
-                    )
-                if done:
-                    break
-            reason = "its convergence rule" if done else f"max_iter={model.max_iter}"
-            interrupted = False
+            model.fit(data.x_train, data.y_train)
         except KeyboardInterrupt:
-            reason, interrupted = "interrupted", True
+            interrupted = True
+    interrupted = interrupted or any("interrupted" in str(w.message) for w in caught)
+    reason = "Ctrl-C"
+    if not interrupted:
+        reason = "its convergence rule" if model.n_iter_ < model.max_iter else "its max_iter"
+        if len(curve.seconds) % EpochWatch.EVERY:
+            print(watch.row())
     print(f"ended by: {reason}\n", flush=True)
     curve.note = f"{len(curve.seconds)} epochs"
     return interrupted
 
 
-def adam_stops(model: Any) -> bool:
-    """Tell whether `fit` would stop here: partial_fit leaves that rule to its caller.
+class EpochWatch(io.TextIOBase):
+    """Standard output of a verbose `fit`, a line per epoch: there the model is measured.
 
-    It stops after more than `n_iter_no_change` epochs in a row whose loss is not `tol` below the best.
+    So the clock is that of a plain `fit`; partial_fit takes a third longer per epoch. It stands
+    still while the model is measured.
     """
-    best, stale = math.inf, 0
-    for loss in model.loss_curve_:
-        stale = stale + 1 if loss > best - model.tol else 0
-        best = min(best, loss)
-    return stale > int(model.n_iter_no_change)
+
+    EVERY = 20  # epochs from one row of the table to the next
+
+    def __init__(self, model: Any, data: Digits, curve: Curve) -> None:
+        self.model, self.data, self.curve = model, data, curve
+        self.out = sys.stdout
+        self.since = 0.0
+
+    def start(self) -> None:
+        """Start the clock."""
+        self.since = time.perf_counter()
+
+    def write(self, text: str) -> int:
+        """Measure at each line about an epoch; nothing is passed on."""
+        if text.startswith("Iteration"):
+            seconds = time.perf_counter() - self.since
+            labels = self.model.predict(self.data.x_test)
+            self.curve.add(seconds, log_loss(self.model, self.data), labels, self.data.y_test)
+            if len(self.curve.seconds) == 1 or len(self.curve.seconds) % self.EVERY == 0:
+                print(self.row(), file=self.out, flush=True)
+            self.start()
+        return len(text)
+
+    def row(self) -> str:
+        """Format the last point."""
+        return f"{len(self.curve.seconds):5d}  {self.curve.last()}"
 
 
 def log_loss(model: Any, data: Digits) -> float:
     """Mean cross-entropy of the training images."""
     p = model.predict_proba(data.x_train)[np.arange(len(data.y_train)), data.y_train]
     return float(-np.mean(np.log(np.maximum(p, np.finfo(np.float32).tiny), dtype=np.float64)))
-
-
-@contextlib.contextmanager
-def thread_limit(num_threads: int) -> Iterator[None]:
-    """Give NumPy's BLAS the same number of threads."""
-    from threadpoolctl import threadpool_limits  # scikit-learn requires it
-
-    with threadpool_limits(num_threads, user_api="blas"):
-        yield
 
 
 def summary(curves: list[Curve]) -> str:
@@ -252,48 +268,51 @@ def summary(curves: list[Curve]) -> str:
 
 def draw(figure_class: Any, curves: list[Curve], data: Digits, num_threads: int) -> Any:
     """Test accuracy and training loss against seconds, and the test images that are still wrong."""
-    colors = ("#c2410c", "#1d4ed8")
-    figure = figure_class(figsize=(11, 6.4), dpi=130, layout="constrained")
-    grid = figure.add_gridspec(2, 1, height_ratios=(4.2, 1), hspace=0.06)
-    accuracy, loss = grid[0].subgridspec(1, 2, wspace=0.06).subplots()
-    for curve, color in zip(curves, colors, strict=False):
+    figure = figure_class(figsize=(11, 7), dpi=130, layout="constrained")
+    top, bottom = figure.subfigures(2, 1, height_ratios=(4.4, 1))
+    accuracy, loss = top.subplots(1, 2)
+    for curve, color in zip(curves, ("#c2410c", "#1d4ed8"), strict=False):
         if not curve.seconds:
             continue
-        label = f"{curve.name}: {100 * curve.accuracy[-1]:.1f} %, {curve.seconds[-1]:.2f} s, {curve.note}"
-        style = {"color": color, "lw": 1.8, "marker": "o", "ms": 3.2 if len(curve.loss) < 60 else 0}
-        accuracy.plot(curve.seconds, 100 * np.array(curve.accuracy), label=label, **style)
-        loss.plot(curve.seconds, curve.loss, **style)
-        for axes, points in ((accuracy, 100 * curve.accuracy[-1]), (loss, curve.loss[-1])):
-            axes.plot(curve.seconds[-1], points, "o", color=color, ms=7)
+        percent = 100 * np.array(curve.accuracy)
+        label = f"{curve.name}: {percent[-1]:.1f} % after {curve.seconds[-1]:.2f} s, {curve.note}"
+        marker = "o" if len(percent) < 60 else ""
+        for axes, points in ((accuracy, percent), (loss, curve.loss)):
+            axes.plot(curve.seconds, points, color=color, lw=1.6, marker=marker, ms=3, label=label)
+            axes.plot(curve.seconds[-1], points[-1], "o", color=color, ms=7)
     accuracy.set(title="Test accuracy, %", ylim=(88, 100))
     accuracy.axhline(100 * GOAL, color="0.6", lw=0.8, ls="--")
-    accuracy.legend(loc="lower right", frameon=False, fontsize=9)
+    accuracy.legend(loc="lower right", frameon=False)
     loss.set(title="Training loss (mean cross-entropy)", yscale="log")
     for axes in (accuracy, loss):
         axes.set(xlabel="seconds of training")
         axes.set_xlim(left=0)
         axes.grid(color="0.92")
         axes.spines[["top", "right"]].set_visible(False)
-    draw_mistakes(figure, grid[1], curves[0], data)
-    figure.suptitle(
-        f"{len(data.y_train):,} handwritten digits, net {'-'.join(map(str, SIZES))}, "
-        f"{num_threads} thread{'s' * (num_threads > 1)}"
+    top.suptitle(
+        f"{len(data.y_train) + len(data.y_test):,} handwritten digits, "
+        f"net {'-'.join(map(str, SIZES))} ({ACTIVATION}), {threads(num_threads)}",
+        fontsize=14,
     )
+    draw_mistakes(bottom, curves[0], data)
     return figure
 
 
-def draw_mistakes(figure: Any, place: Any, curve: Curve, data: Digits, columns: int = 12) -> None:
+def draw_mistakes(figure: Any, curve: Curve, data: Digits, columns: int = 12) -> None:
     """Draw the first test images that the net gets wrong, with truth and answer."""
     wrong = np.flatnonzero(curve.labels != data.y_test)
-    all_axes = place.subgridspec(1, columns).subplots()
+    figure.suptitle(
+        f"Test images that {curve.name} gets wrong: {wrong.size} of {len(data.y_test)}",
+        fontsize=11,
+    )
+    all_axes = figure.subplots(1, columns)
     for axes in all_axes:
         axes.set_axis_off()
     for axes, index in zip(all_axes, wrong, strict=False):
-        axes.imshow(data.x_test[index].reshape(8, 8), cmap="gray_r", interpolation="nearest")
+        axes.imshow(data.x_test[index].reshape(8, 8), cmap="gray_r")
         axes.set_title(f"{data.y_test[index]} read as {curve.labels[index]}", fontsize=8)
-    figure.text(
-        0.012,
-        0.215,
-        f"Test images that natgrad_fast gets wrong: {wrong.size} of {len(data.y_test)}",
-        fontsize=10,
-    )
+
+
+def threads(num_threads: int) -> str:
+    """Format a number of threads."""
+    return f"{num_threads} thread{'s' * (num_threads > 1)}"
