@@ -43,6 +43,27 @@ double CurvatureOperator<T>::quadratic_form(const T* v, const T* w) {
   return sum;
 }
 
+template <class T>
+std::array<double, 3> CurvatureOperator<T>::quadratic_forms(const T* v, const T* w) {
+  const Index size_of_values = linearization_->outputs().count * Tile<T>::width;
+  Buffer<double> vv(size_of_values), vw(size_of_values), ww(size_of_values);
+  linearization_->push_forward_pair(v, w, [&](Index first, PanelView<T> jv, PanelView<T> jw) {
+    const Index place = first * Tile<T>::width;
+    output_.inner(first, jv, jv, vv.data() + place);
+    output_.inner(first, jv, jw, vw.data() + place);
+    output_.inner(first, jw, jw, ww.data() + place);
+  });
+  std::array<double, 3> forms{
+      weights_.mean(vv.data()), weights_.mean(vw.data()), weights_.mean(ww.data())};
+  if (shift_ != 0.0) {
+    Vectors<T> vectors(size(), linearization_->num_threads());
+    forms[0] += shift_ * vectors.dot(v, v);
+    forms[1] += shift_ * vectors.dot(v, w);
+    forms[2] += shift_ * vectors.dot(w, w);
+  }
+  return forms;
+}
+
 template class CurvatureOperator<float>;
 template class CurvatureOperator<double>;
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <memory>
 
 #include "loss.hpp"
@@ -28,6 +29,8 @@ class CurvatureOperator final : public LinearOperator<T> {
   // v' (B + shift I) w by two linearised forward passes, (Q'J v).(Q'J w) summed over cases; one if
   // v == w.
   double quadratic_form(const T* v, const T* w);
+  // v'Av, v'Aw, w'Aw for A = B + shift I, by one linearised forward pass for each vector.
+  std::array<double, 3> quadratic_forms(const T* v, const T* w);
 
  private:
   std::shared_ptr<Linearization<T>> linearization_;

@@ -109,7 +109,22 @@ void register_curvature(py::module_& m) {
           },
           py::arg("v"),
           py::arg("w"),
-          "v' (B + shift I) w.");
+          "v' (B + shift I) w.")
+      .def(
+          "quadratic_forms",
+          [](Op& op, const py::array& v, const py::array& w) {
+            const T* v_data = in_shape<T>(v, "v", {op.size()});
+            const T* w_data = in_shape<T>(w, "w", {op.size()});
+            std::array<double, 3> forms{};
+            {
+              py::gil_scoped_release release;
+              forms = op.quadratic_forms(v_data, w_data);
+            }
+            return py::make_tuple(forms[0], forms[1], forms[2]);
+          },
+          py::arg("v"),
+          py::arg("w"),
+          "v'Av, v'Aw, w'Aw for A = B + shift I.");
 }
 
 template void register_objective<float>(py::module_&);

@@ -49,8 +49,8 @@ class NaturalGradient:
     loss : str or Loss
     curvature : {"fisher", "ggn"}
         The matrix B.
-    solver : solvers.CG, optional
-        How to solve; ``solvers.CG()`` by default.
+    solver : solvers.CG or "auto"
+        How to solve; "auto" is ``solvers.CG()`` with its defaults.
     damping : DampingPolicy or float, optional
         ``LevenbergMarquardt(1.0)`` by default; a number stands for ``Tikhonov(number)``.
     momentum : bool
@@ -76,7 +76,7 @@ class NaturalGradient:
         loss: str | Loss,
         *,
         curvature: str = "fisher",
-        solver: CG | None = None,
+        solver: CG | str = "auto",
         damping: DampingPolicy | float | None = None,
         momentum: bool = True,
         l2: float = 0.0,
@@ -86,9 +86,9 @@ class NaturalGradient:
         self.net = as_net(net)
         self.loss = as_loss(loss)
         self._matrix_kind = _CURVATURES[as_name(curvature, "curvature", _CURVATURES)]
-        self.solver = CG() if solver is None else solver
-        if not hasattr(self.solver, "solve"):
-            raise TypeError(f"solver must be one of natgrad_fast.solvers, got {solver!r}")
+        if not (isinstance(solver, CG) or solver == "auto"):
+            raise TypeError(f'solver must be "auto" or one of natgrad_fast.solvers, got {solver!r}')
+        self.solver = solver if isinstance(solver, CG) else CG()
         self.damping_policy = _as_policy(damping)
         self.momentum = bool(momentum)
         self.l2 = as_number(l2, "l2", minimum=0.0)
@@ -219,12 +219,14 @@ class NaturalGradient:
         if self.momentum and self._last_update is not None:
             directions.append(self._last_update)
         n = len(directions)
-        a, slopes = np.empty((n, n)), np.empty(n)
-        for i, v in enumerate(directions):
-            slopes[i] = self._dot(gradient, v)
-            for j, w in enumerate(directions[: i + 1]):
-                a[i, j] = matrix.core.quadratic_form(v, w) + damping * self._dot(v, w)
-                a[j, i] = a[i, j]
+        if n == 1:
+            forms = np.array([[matrix.core.quadratic_form(directions[0], directions[0])]])
+        else:
+            vv, vw, ww = matrix.core.quadratic_forms(*directions)
+            forms = np.array([[vv, vw], [vw, ww]])
+        slopes = np.array([self._dot(gradient, v) for v in directions])
+        dots = np.array([[self._dot(v, w) for v in directions] for w in directions])
+        a = forms + damping * dots
         if not (np.isfinite(a).all() and np.isfinite(slopes).all()):
             return directions[0], 1.0, 0.0, math.nan
         factors = np.zeros(n)

@@ -49,6 +49,10 @@ class Curvature:
         """
         v' (B + shift I) w.
         """
+    def quadratic_forms(self, v: numpy.ndarray, w: numpy.ndarray) -> tuple[float, float, float]:
+        """
+        v'Av, v'Aw, w'Aw for A = B + shift I.
+        """
     @property
     def shift(self) -> float:
         ...
