@@ -267,12 +267,29 @@ class GGN(CurvatureMatrix):
     """
 
     def __init__(
-        self, net: MLP, loss: str | Loss, X: ArrayLike, y: ArrayLike | None = None, **options: Any
+        self,
+        net: MLP,
+        loss: str | Loss,
+        X: ArrayLike,
+        y: ArrayLike | None = None,
+        *,
+        sample_weight: ArrayLike | None = None,
+        damping: float = 0.0,
+        l2: float = 0.0,
+        num_threads: int | None = None,
     ) -> None:
         if y is not None:
             num_cases = as_cases(X, as_net(net).sizes[0], net.dtype).shape[0]
             as_loss(loss).targets(y, num_cases, net.sizes[-1], net.dtype)
-        super().__init__(net, loss, X, **options)
+        super().__init__(
+            net,
+            loss,
+            X,
+            sample_weight=sample_weight,
+            damping=damping,
+            l2=l2,
+            num_threads=num_threads,
+        )
 
 
 def curvature_of_objective(kind: type[CurvatureMatrix], objective: Any, linearization: Any) -> Any:
