@@ -137,6 +137,8 @@ def test_config_tells_the_build():
 def test_stub_is_up_to_date(tmp_path):
     if shutil.which("pybind11-stubgen", path=Path(sys.executable).parent) is None:
         pytest.skip("pybind11-stubgen is not installed")
+    if ng.show_config()["pybind11_version"] != "3.1":  # signatures are spelt by pybind11
+        pytest.skip("the committed stub is that of pybind11 3.1")
     tool = Path(sys.executable).parent / "pybind11-stubgen"
     command = [tool, "natgrad_fast._core", "--output-dir", tmp_path, "--exit-code"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)

@@ -15,9 +15,20 @@ py::tuple to_tuple(const std::array<std::string_view, n>& names) {
   return result;
 }
 
+// Up to 3.4 a version is WORLD.MAJOR.MINOR; from 5.0 on MAJOR.MINOR.PATCH.
 std::string eigen_version() {
   std::ostringstream version;
+#ifdef EIGEN_PATCH_VERSION
+  version << EIGEN_MAJOR_VERSION << '.' << EIGEN_MINOR_VERSION << '.' << EIGEN_PATCH_VERSION;
+#else
   version << EIGEN_WORLD_VERSION << '.' << EIGEN_MAJOR_VERSION << '.' << EIGEN_MINOR_VERSION;
+#endif
+  return version.str();
+}
+
+std::string pybind11_version() {
+  std::ostringstream version;
+  version << PYBIND11_VERSION_MAJOR << '.' << PYBIND11_VERSION_MINOR;
   return version.str();
 }
 
@@ -30,6 +41,7 @@ py::dict build_info() {
   info["isa"] = NATGRAD_ISA_NAME;
   info["eigen_version"] = eigen_version();
   info["eigen_origin"] = NATGRAD_EIGEN_ORIGIN;
+  info["pybind11_version"] = pybind11_version();
   info["openmp"] = has_openmp;
   return info;
 }

@@ -37,8 +37,8 @@ def show_config() -> dict[str, Any]:
     -------
     dict
         ``version``, ``compiler``, ``cxx_flags``, ``build_type``, ``isa``, ``eigen_version``,
-        ``eigen_origin``, ``openmp`` of the build; ``python``, ``numpy``, ``platform``,
-        ``default_num_threads`` of the process.
+        ``eigen_origin``, ``pybind11_version``, ``openmp`` of the build; ``python``, ``numpy``,
+        ``platform``, ``default_num_threads`` of the process.
     """
     return {
         **_core.build_info(),
