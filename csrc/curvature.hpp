@@ -24,8 +24,7 @@ class CurvatureOperator final : public LinearOperator<T> {
   void set_shift(double shift) { shift_ = shift; }
 
   void apply(const T* x, T* y) override { apply_block(x, 1, y); }
-  // y_k = (B + shift I) x_k;  x, y (K x P).
-  void apply_block(const T* x, Index num_vectors, T* y);
+  void apply_block(const T* x, Index num_vectors, T* y) override;
   // v' (B + shift I) w by two linearised forward passes, (Q'J v).(Q'J w) summed over cases; one if
   // v == w.
   double quadratic_form(const T* v, const T* w);

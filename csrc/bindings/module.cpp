@@ -48,6 +48,7 @@ py::dict build_info() {
 
 template <class T>
 void register_all(py::module_ m) {
+  register_operator<T>(m);
   register_mlp<T>(m);
   register_objective<T>(m);
   register_curvature<T>(m);

@@ -68,24 +68,10 @@ void register_objective(py::module_& m) {
 }
 
 template <class T>
-void register_curvature(py::module_& m) {
-  using Op = CurvatureOperator<T>;
-  py::class_<Op>(
-      m, "Curvature", "B + shift I, B the exact Fisher or generalized Gauss-Newton matrix.")
-      .def(py::init([](std::shared_ptr<Linearization<T>> lin,
-                       const std::string& loss,
-                       const py::object& weights,
-                       double shift) {
-             auto case_w = case_weights<T>(lin->num_cases(), weights);
-             return std::make_unique<Op>(
-                 std::move(lin), loss_from_name(loss), std::move(case_w), shift);
-           }),
-           py::arg("linearization"),
-           py::arg("loss"),
-           py::kw_only(),
-           py::arg("weights"),
-           py::arg("shift"))
-      .def_property("shift", &Op::shift, &Op::set_shift)
+void register_operator(py::module_& m) {
+  using Op = LinearOperator<T>;
+  py::class_<Op, std::shared_ptr<Op>>(m, "LinearOperator", "A symmetric linear map on R^P.")
+      .def_property_readonly("size", &Op::size)
       .def(
           "apply",
           [](Op& op, const py::array& v) {
@@ -98,7 +84,28 @@ void register_curvature(py::module_& m) {
             return y;
           },
           py::arg("v"),
-          "(B + shift I) v for the rows of v (K, P).")
+          "A v for the rows of v (K, P).");
+}
+
+template <class T>
+void register_curvature(py::module_& m) {
+  using Op = CurvatureOperator<T>;
+  py::class_<Op, LinearOperator<T>, std::shared_ptr<Op>>(
+      m, "Curvature", "B + shift I, B the exact Fisher or generalized Gauss-Newton matrix.")
+      .def(py::init([](std::shared_ptr<Linearization<T>> lin,
+                       const std::string& loss,
+                       const py::object& weights,
+                       double shift) {
+             auto case_w = case_weights<T>(lin->num_cases(), weights);
+             return std::make_shared<Op>(
+                 std::move(lin), loss_from_name(loss), std::move(case_w), shift);
+           }),
+           py::arg("linearization"),
+           py::arg("loss"),
+           py::kw_only(),
+           py::arg("weights"),
+           py::arg("shift"))
+      .def_property("shift", &Op::shift, &Op::set_shift)
       .def(
           "quadratic_form",
           [](Op& op, const py::array& v, const py::array& w) {
@@ -129,6 +136,8 @@ void register_curvature(py::module_& m) {
 
 template void register_objective<float>(py::module_&);
 template void register_objective<double>(py::module_&);
+template void register_operator<float>(py::module_&);
+template void register_operator<double>(py::module_&);
 template void register_curvature<float>(py::module_&);
 template void register_curvature<double>(py::module_&);
 

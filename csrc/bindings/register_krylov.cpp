@@ -1,7 +1,6 @@
 #include <chrono>
 #include <optional>
 
-#include "curvature.hpp"
 #include "krylov.hpp"
 #include "registry.hpp"
 #include "vectors.hpp"
@@ -71,14 +70,14 @@ class Poll {
   std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
 };
 
-// A Curvature as it is, an array as a diagonal, anything else as a callable; null for None.
+// An operator of the core as it is, an array as a diagonal, anything else as a callable; null for None.
 template <class T>
 class AnyOperator {
  public:
   AnyOperator(const py::object& object, Index size) {
     if (object.is_none()) return;
-    if (py::isinstance<CurvatureOperator<T>>(object)) {
-      operator_ = &object.cast<CurvatureOperator<T>&>();
+    if (py::isinstance<LinearOperator<T>>(object)) {
+      operator_ = &object.cast<LinearOperator<T>&>();
       check(operator_->size() == size,
             "the operator has size ",
             operator_->size(),

@@ -31,6 +31,9 @@ CaseWeights<T> case_weights(Index num_cases, const py::object& weights) {
 }
 
 void register_architecture(py::module_& m);
+// LinearOperator<T>, the base of every operator that solvers multiply with.
+template <class T>
+void register_operator(py::module_& m);
 template <class T>
 void register_mlp(py::module_& m);
 template <class T>

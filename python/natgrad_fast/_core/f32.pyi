@@ -3,7 +3,18 @@ import natgrad_fast._core
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Curvature', 'Linearization', 'Objective', 'all_finite', 'conjugate_gradients', 'dot', 'predict']
+__all__: list[str] = ['Curvature', 'LinearOperator', 'Linearization', 'Objective', 'all_finite', 'conjugate_gradients', 'dot', 'predict']
+class LinearOperator:
+    """
+    A symmetric linear map on R^P.
+    """
+    def apply(self, v: numpy.ndarray) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        A v for the rows of v (K, P).
+        """
+    @property
+    def size(self) -> int:
+        ...
 class Linearization:
     """
     A net linearised at fixed parameters over one batch.
@@ -35,16 +46,12 @@ class Objective:
         """
         h and dh/dparams (P,) at the params of the linearisation.
         """
-class Curvature:
+class Curvature(LinearOperator):
     """
     B + shift I, B the exact Fisher or generalized Gauss-Newton matrix.
     """
     def __init__(self, linearization: Linearization, loss: str, *, weights: typing.Any, shift: typing.SupportsFloat | typing.SupportsIndex) -> None:
         ...
-    def apply(self, v: numpy.ndarray) -> numpy.typing.NDArray[numpy.float32]:
-        """
-        (B + shift I) v for the rows of v (K, P).
-        """
     def quadratic_form(self, v: numpy.ndarray, w: numpy.ndarray) -> float:
         """
         v' (B + shift I) w.
