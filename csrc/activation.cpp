@@ -40,10 +40,52 @@ void gelu(Index size, T* s, T* derivative) {
   }
 }
 
+// phi''(s), with p = logistic(s), q = p (1 - p):
+//   tanh -2 t (1 - t^2),  logistic q (1 - 2 p),  elu e^s for s <= 0,  softplus q,
+//   gelu (2 - s^2) e^{-s^2 / 2} / sqrt(2 pi),  silu q (2 + s (1 - 2 p)),  sin -sin s,  else 0
+template <class T>
+void second_derivative(Activation kind, Index size, T* s, T* second) {
+  const AlignedArray<T> a(s, size);
+  AlignedArray<T> d(second, size);
+  switch (kind) {
+    case Activation::identity:
+    case Activation::relu:
+    case Activation::leaky_relu:
+      d.setZero();
+      return;
+    case Activation::tanh:
+      d = a.tanh();
+      d = T(-2) * d * (T(1) - d.square());
+      return;
+    case Activation::logistic:
+      d = a.logistic();
+      d = d * (T(1) - d) * (T(1) - T(2) * d);
+      return;
+    case Activation::elu:
+      for (Index i = 0; i < size; ++i) second[i] = s[i] > T(0) ? T(0) : std::exp(s[i]);
+      return;
+    case Activation::softplus:
+      d = a.logistic();
+      d = d * (T(1) - d);
+      return;
+    case Activation::gelu:
+      d = (T(2) - a.square()) * (T(-0.5) * a.square()).exp() * T(0.39894228040143267794);
+      return;
+    case Activation::silu:
+      d = a.logistic();
+      d = d * (T(1) - d) * (T(2) + a * (T(1) - T(2) * d));
+      return;
+    case Activation::sin:
+      d = -a.sin();
+      return;
+  }
+}
+
 }  // namespace
 
 template <class T>
-void activate(Activation kind, Index size, T* s, T* derivative) {
+void activate(Activation kind, Index size, T* s, T* derivative, T* second) {
+  if (second) second_derivative(kind, size, s, second);
   AlignedArray<T> a(s, size);
   AlignedArray<T> d(derivative, derivative ? size : 0);
   switch (kind) {
@@ -84,7 +126,7 @@ void activate(Activation kind, Index size, T* s, T* derivative) {
   }
 }
 
-template void activate(Activation, Index, float*, float*);
-template void activate(Activation, Index, double*, double*);
+template void activate(Activation, Index, float*, float*, float*);
+template void activate(Activation, Index, double*, double*, double*);
 
 }  // namespace natgrad

@@ -24,11 +24,12 @@ enum class Activation {
 inline constexpr std::array<std::string_view, 10> activation_names = {
     "identity", "tanh", "logistic", "relu", "leaky_relu", "elu", "softplus", "gelu", "silu", "sin"};
 
-// s = phi(s) in place and, unless null, derivative = phi'(s). leaky_relu has slope 0.01, elu alpha
-// 1, gelu is s Phi(s) with the exact normal distribution function. At a kink the derivative is the
-// left one: relu'(0) = 0. `size` is a multiple of Tile<T>::width and both arrays are aligned to
-// vector registers, so that every element takes the same (vector) path wherever it stands.
+// s = phi(s) in place and, unless null, derivative = phi'(s), second = phi''(s). leaky_relu has
+// slope 0.01, elu alpha 1, gelu is s Phi(s) with the exact normal distribution function. At a kink
+// derivatives are the left ones, relu'(0) = 0; relu'' and leaky_relu'' are 0 everywhere. `size` is a
+// multiple of Tile<T>::width and the arrays are aligned to vector registers, so that every element
+// takes the same (vector) path wherever it stands. second needs derivative.
 template <class T>
-void activate(Activation kind, Index size, T* s, T* derivative);
+void activate(Activation kind, Index size, T* s, T* derivative, T* second = nullptr);
 
 }  // namespace natgrad

@@ -144,17 +144,22 @@ void transpose_block(const T* in, Index ld_in, Index rows, Index cols, T* out, I
 
 }  // namespace
 
-template <class T>
-void multiply(const RowMajor<T>& a,
-              PanelView<const T> b,
-              PanelView<T> c,
-              const ProductOptions<T>& options) {
+namespace {
+
+// C = [C] + A B for A (m x k), whose register-tile operands operand(r, k0) gives.
+template <class T, class MakeOperand>
+void multiply_operand(Index m,
+                      Index k,
+                      const MakeOperand& operand,
+                      PanelView<const T> b,
+                      PanelView<T> c,
+                      const ProductOptions<T>& options) {
   constexpr Index width = Tile<T>::width, depth = Tile<T>::depth, tile_rows = Tile<T>::rows;
-  for (Index k0 = 0; k0 < a.cols; k0 += depth) {
-    const Index kc = std::min(depth, a.cols - k0);
-    const bool first = k0 == 0, last = k0 + kc == a.cols;
-    for (Index block = 0; block < a.rows; block += block_rows<T>) {
-      const Index block_end = std::min(a.rows, block + block_rows<T>);
+  for (Index k0 = 0; k0 < k; k0 += depth) {
+    const Index kc = std::min(depth, k - k0);
+    const bool first = k0 == 0, last = k0 + kc == k;
+    for (Index block = 0; block < m; block += block_rows<T>) {
+      const Index block_end = std::min(m, block + block_rows<T>);
       for (Index j = 0; j < b.count; ++j) {
         const T* b_panel = b.panel(j) + k0 * width;
         for (Index r = block; r < block_end; r += tile_rows) {
@@ -163,9 +168,8 @@ void multiply(const RowMajor<T>& a,
           epilogue.bias = first && options.bias ? options.bias + r : nullptr;
           epilogue.scale =
               last && options.scale.data ? options.scale.panel(j) + r * width : nullptr;
-          const RowOperand<T> operand{a.data + r * a.ld + k0, a.ld};
           register_tile_rows<T>(std::min(tile_rows, block_end - r),
-                                operand,
+                                operand(r, k0),
                                 kc,
                                 b_panel,
                                 c.panel(j) + r * width,
@@ -175,6 +179,31 @@ void multiply(const RowMajor<T>& a,
       }
     }
   }
+}
+
+}  // namespace
+
+template <class T>
+void multiply(const RowMajor<T>& a,
+              PanelView<const T> b,
+              PanelView<T> c,
+              const ProductOptions<T>& options) {
+  const auto operand = [&](Index r, Index k0) {
+    return RowOperand<T>{a.data + r * a.ld + k0, a.ld};
+  };
+  multiply_operand<T>(a.rows, a.cols, operand, b, c, options);
+}
+
+template <class T>
+void multiply_cases(PanelView<const T> u,
+                    PanelView<const T> b,
+                    PanelView<T> c,
+                    const ProductOptions<T>& options) {
+  constexpr Index width = Tile<T>::width;
+  const auto operand = [&](Index r, Index k0) {
+    return CaseOperand<T>{u.panel(k0 / width) + r * width, u.stride};
+  };
+  multiply_operand<T>(u.rows, u.count * width, operand, b, c, options);
 }
 
 template <class T>
@@ -324,6 +353,8 @@ double measure_fma_peak(int num_threads, double seconds) {
 #define NATGRAD_INSTANTIATE(T)                                                         \
   template void multiply(                                                              \
       const RowMajor<T>&, PanelView<const T>, PanelView<T>, const ProductOptions<T>&); \
+  template void multiply_cases(                                                        \
+      PanelView<const T>, PanelView<const T>, PanelView<T>, const ProductOptions<T>&); \
   template void multiply_outer(                                                        \
       PanelView<const T>, PanelView<const T>, Index, Index, Index, bool, T*);          \
   template void sum_cases(PanelView<const T>, Index, Index, bool, T*);                 \

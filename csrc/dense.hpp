@@ -30,6 +30,14 @@ void multiply(const RowMajor<T>& a,
               PanelView<T> c,
               const ProductOptions<T>& options = {});
 
+// The same for A given as U (m x cases) in panels of cases: C = [C] + U B, B (cases x n) in panels,
+// with as many rows as the panels of U have columns.
+template <class T>
+void multiply_cases(PanelView<const T> u,
+                    PanelView<const T> b,
+                    PanelView<T> c,
+                    const ProductOptions<T>& options = {});
+
 // C[r, :] (+)= sum over cases of U[r, case] B[case, :] for r in [row_begin, row_end).
 //   U (d_out x N) in panels of cases, B (N x d_in) in panels of features, C (d_out x d_in)
 // The sum is added up every Tile::depth cases, in order. Cost 2 (row_end - row_begin) N d_in flops.

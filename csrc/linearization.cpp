@@ -1,0 +1,478 @@
+#include "linearization.hpp"
+
+#include "parallel.hpp"
+
+namespace natgrad {
+namespace {
+
+// Scratch for blocks of vectors, in bytes.
+constexpr Index block_bytes = Index{64} << 20;
+
+// Row stride of at least `cols` elements, an odd number of cache lines: the rows of a register tile
+// then lie in different cache sets for any width.
+template <class T>
+Index padded_stride(Index cols) {
+  constexpr Index line = 64 / static_cast<Index>(sizeof(T));
+  return ((cols + line - 1) / line | 1) * line;
+}
+
+// Rows of a weight matrix in one task of the outer products: about a sixteenth of all, whole
+// register tiles.
+Index task_rows(Index num_params, Index inputs, Index tile_rows) {
+  const Index rows = num_params / (16 * inputs);
+  return std::clamp<Index>((rows + tile_rows - 1) / tile_rows * tile_rows, tile_rows, 96);
+}
+
+double sweep_flops(const Architecture& net, Index num_cases) {
+  return 2.0 * static_cast<double>(num_cases) * static_cast<double>(net.num_params);
+}
+
+}  // namespace
+
+template <class T>
+Index Linearization<T>::choose_chunk_panels(Index num_cases, Index chunk_size) {
+  constexpr Index block = Tile<T>::depth / Tile<T>::width;  // in panels
+  const Index all = Panels<T>::count_for(num_cases), wanted = Panels<T>::count_for(chunk_size);
+  if (chunk_size <= 0 || wanted >= all) return all;
+  return std::min(all, (wanted + block - 1) / block * block);
+}
+
+template <class T>
+Linearization<T>::Linearization(const Architecture& net,
+                                const T* theta,
+                                const T* x,
+                                Index num_cases,
+                                const LinearizationOptions& options)
+    : net_(net),
+      num_cases_(num_cases),
+      options_(options),
+      chunk_panels_(choose_chunk_panels(num_cases, options.chunk_size)),
+      theta_(net.num_params),
+      x_(x) {
+  const Index filled = chunk_panels_ * Tile<T>::width;
+  work_threads_ = sweep_flops(net, filled) < serial_flops ? 1 : options.num_threads;
+  tile_panels_ = choose_tile_panels(chunk_panels_, work_threads_);
+  std::copy_n(theta, net.num_params, theta_.data());
+  weights_.resize(net_.layers.size());
+  transposed_.resize(net_.layers.size());
+  activations_.emplace_back(net_.num_inputs(), filled);
+  for (std::size_t l = 0; l < net_.layers.size(); ++l) {
+    const Layer& layer = net_.layers[l];
+    const bool curved = layer.activation != Activation::identity;
+    activations_.emplace_back(layer.outputs, filled);
+    derivatives_.push_back(curved ? Panels<T>(layer.outputs, filled) : Panels<T>());
+    seconds_.push_back(curved && options.second_derivatives ? Panels<T>(layer.outputs, filled)
+                                                            : Panels<T>());
+    features_.emplace_back(filled, layer.inputs);
+    const Index rows = task_rows(net_.num_params, layer.inputs, Tile<T>::rows);
+    for (Index r = 0; r < layer.outputs; r += rows)
+      outer_tasks_.push_back({l, r, std::min(layer.outputs, r + rows)});
+    if (l == 0) continue;
+    weights_[l] = Weights(layer.outputs, layer.inputs);
+    transposed_[l] = Weights(layer.inputs, layer.outputs);
+  }
+  copy_weights();
+  load(0);
+}
+
+template <class T>
+double Linearization<T>::estimate_bytes(const Architecture& net,
+                                        Index num_cases,
+                                        Index num_vectors,
+                                        const LinearizationOptions& options) {
+  const Index chunk = choose_chunk_panels(num_cases, options.chunk_size);
+  const auto panels = [](Index rows, Index count) {
+    return static_cast<double>(Panels<T>::stride_for(rows)) * static_cast<double>(count);
+  };
+  const int threads =
+      sweep_flops(net, chunk * Tile<T>::width) < serial_flops ? 1 : options.num_threads;
+  double elements = static_cast<double>(net.num_params) + panels(net.num_inputs(), chunk);
+  for (std::size_t l = 0; l < net.layers.size(); ++l) {
+    const Layer& layer = net.layers[l];
+    const double kinds =
+        layer.activation == Activation::identity ? 1 : options.second_derivatives ? 3 : 2;
+    elements += kinds * panels(layer.outputs, chunk);
+    elements += panels(chunk * Tile<T>::width, Panels<T>::count_for(layer.inputs));
+    if (l > 0)
+      elements += static_cast<double>(layer.outputs * padded_stride<T>(layer.inputs) +
+                                      layer.inputs * padded_stride<T>(layer.outputs));
+  }
+  const Index tile = choose_tile_panels(chunk, threads);
+  elements += 4.0 * threads * panels(net.max_width, tile);
+  const Index one = delta_bytes(net, chunk);
+  const Index vectors =
+      num_vectors > 0 ? std::clamp<Index>(block_bytes / one, 1, num_vectors) : 0;
+  return elements * sizeof(T) + static_cast<double>(vectors) * static_cast<double>(one);
+}
+
+template <class T>
+Linearization<T>::Weights::Weights(Index row_count, Index col_count)
+    : rows(row_count),
+      cols(col_count),
+      ld(padded_stride<T>(col_count)),
+      data(checked_product(rows, ld, "weight copy")) {}
+
+template <class T>
+void Linearization<T>::load(Index chunk) {
+  if (chunk == loaded_) return;
+  loaded_ = -1;
+  first_ = chunk * chunk_panels_;
+  count_ = std::min(chunk_panels_, num_panels() - first_);
+  parallel_for(
+      num_tiles(), work_threads_, [&](Index tile, int) { forward_tile(tile * tile_panels_); });
+  loaded_ = chunk;
+}
+
+template <class T>
+void Linearization<T>::copy_weights() {
+  parallel_for(static_cast<Index>(outer_tasks_.size()), work_threads_, [&](Index i, int) {
+    const OuterTask& task = outer_tasks_[static_cast<std::size_t>(i)];
+    if (task.layer == 0) return;
+    const Layer& layer = net_.layers[task.layer];
+    const T* matrix = theta_.data() + layer.weight_offset;
+    Weights& w = weights_[task.layer];
+    Weights& wt = transposed_[task.layer];
+    for (Index r = task.row_begin; r < task.row_end; ++r)
+      std::copy_n(matrix + r * layer.inputs, layer.inputs, w.data.data() + r * w.ld);
+    transpose(matrix + task.row_begin * layer.inputs,
+              task.row_end - task.row_begin,
+              layer.inputs,
+              layer.inputs,
+              wt.data.data() + task.row_begin,
+              wt.ld);
+  });
+}
+
+template <class T>
+void Linearization<T>::forward_tile(Index first) {
+  const Index count = tile_count(first), width = Tile<T>::width, row = first_ * width;
+  const T* theta = theta_.data();
+  pack_cases(x_ + row * net_.num_inputs(),
+             num_cases_ - row,
+             net_.num_inputs(),
+             first,
+             count,
+             Fill::last_case,
+             activations_[0].view());
+  for (std::size_t l = 0; l < net_.layers.size(); ++l) {
+    const Layer& layer = net_.layers[l];
+    const PanelView<const T> input = activations_[l].view();
+    const PanelView<T> output = activations_[l + 1].view().slice(first, count);
+    transpose_panels(input, first, count, features_[l].view());
+    ProductOptions<T> options;
+    if (layer.has_bias) options.bias = theta + layer.bias_offset;
+    multiply<T>({theta + layer.weight_offset, layer.outputs, layer.inputs, layer.inputs},
+                input.slice(first, count),
+                output,
+                options);
+    if (layer.activation == Activation::identity) continue;
+    const PanelView<T> derivative = derivatives_[l].view().slice(first, count);
+    for (Index j = 0; j < count; ++j)
+      activate(layer.activation,
+               layer.outputs * width,
+               output.panel(j),
+               derivative.panel(j),
+               seconds_[l].empty() ? nullptr : seconds_[l].view().panel(first + j));
+  }
+}
+
+template <class T>
+Index Linearization<T>::delta_bytes(const Architecture& net, Index panels) {
+  Index bytes = 0;
+  for (const Layer& layer : net.layers)
+    bytes += Panels<T>::stride_for(layer.outputs) * panels * static_cast<Index>(sizeof(T));
+  return bytes;
+}
+
+template <class T>
+Index Linearization<T>::pass_size(Index num_vectors) const {
+  return std::clamp<Index>(block_bytes / delta_bytes(net_, chunk_panels_), 1, num_vectors);
+}
+
+template <class T>
+void Linearization<T>::reserve(Index num_vectors) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  reserve_scratch();
+  reserve_deltas(num_vectors);
+}
+
+template <class T>
+void Linearization<T>::reserve_scratch() {
+  const Index size = 4 * tile_panels_ * Panels<T>::stride_for(net_.max_width);
+  while (static_cast<int>(scratch_.size()) < work_threads_) scratch_.emplace_back(size);
+}
+
+template <class T>
+void Linearization<T>::reserve_deltas(Index num_vectors) {
+  while (static_cast<Index>(deltas_.size()) < pass_size(num_vectors)) {
+    deltas_.emplace_back();
+    for (const Layer& layer : net_.layers)
+      deltas_.back().emplace_back(layer.outputs, chunk_panels_ * Tile<T>::width);
+  }
+}
+
+// R z of one tile. source(l, next, scale) writes (V_l a_{l-1} + v_l) . scale of this tile. The two
+// buffers of `pair` (0 or 1) of this thread take turns as input and output of a layer.
+template <class T>
+template <class Source>
+PanelView<T> Linearization<T>::tangent_tile(const Source& source,
+                                            Index first,
+                                            int thread,
+                                            int pair) {
+  const Index count = tile_count(first), stride = Panels<T>::stride_for(net_.max_width);
+  T* buffer = scratch_[static_cast<std::size_t>(thread)].data() + 2 * pair * tile_panels_ * stride;
+  PanelView<T> r{buffer, 0, stride, count}, next{buffer + tile_panels_ * stride, 0, stride, count};
+  for (std::size_t l = 0; l < net_.layers.size(); ++l) {
+    const Layer& layer = net_.layers[l];
+    next.rows = layer.outputs;
+    PanelView<const T> scale = {};
+    if (!derivatives_[l].empty()) scale = derivatives_[l].view().slice(first, count);
+    source(l, next, l == 0 ? scale : PanelView<const T>{});
+    if (l > 0) {
+      ProductOptions<T> options;
+      options.accumulate = true;
+      options.scale = scale;
+      multiply<T>(weights_[l].view(), r, next, options);
+    }
+    std::swap(r, next);
+  }
+  return r;
+}
+
+template <class T>
+PanelView<T> Linearization<T>::tangent_of_params(const T* v, Index first, int thread, int pair) {
+  const auto source = [&](std::size_t l, PanelView<T> next, PanelView<const T> scale) {
+    const Layer& layer = net_.layers[l];
+    ProductOptions<T> options;
+    if (layer.has_bias) options.bias = v + layer.bias_offset;
+    options.scale = scale;
+    multiply<T>({v + layer.weight_offset, layer.outputs, layer.inputs, layer.inputs},
+                activations_[l].view().slice(first, next.count),
+                next,
+                options);
+  };
+  return tangent_tile(source, first, thread, pair);
+}
+
+// The deltas of one tile, from the outputs, where seed(u) writes u, down to the first layer.
+template <class T>
+template <class Seed>
+void Linearization<T>::backward_tile(std::vector<Panels<T>>& deltas,
+                                     Index first,
+                                     const Seed& seed) {
+  const Index count = tile_count(first), width = Tile<T>::width;
+  PanelView<T> u = deltas.back().view().slice(first, count);
+  seed(u);
+  if (!derivatives_.back().empty()) {
+    const PanelView<const T> derivative = derivatives_.back().view().slice(first, count);
+    for (Index j = 0; j < count; ++j)
+      for (Index i = 0; i < u.rows * width; ++i) u.panel(j)[i] *= derivative.panel(j)[i];
+  }
+  for (std::size_t l = net_.layers.size() - 1; l > 0; --l) {
+    const Layer& layer = net_.layers[l];
+    const PanelView<T> lower = deltas[l - 1].view().slice(first, count);
+    ProductOptions<T> options;
+    if (!derivatives_[l - 1].empty())
+      options.scale = derivatives_[l - 1].view().slice(first, count);
+    multiply<T>({transposed_[l].data.data(), layer.inputs, layer.outputs, transposed_[l].ld},
+                u,
+                lower,
+                options);
+    u = lower;
+  }
+}
+
+template <class T>
+void Linearization<T>::outer_product(
+    const OuterTask& task, PanelView<const T> u, const T* v, double shift, T* out) const {
+  const Layer& layer = net_.layers[task.layer];
+  multiply_outer<T>(u,
+                    features_[task.layer].view(),
+                    task.row_begin,
+                    task.row_end,
+                    layer.inputs,
+                    first_ > 0,
+                    out + layer.weight_offset);
+  if (layer.has_bias)
+    sum_cases(u, task.row_begin, task.row_end, first_ > 0, out + layer.bias_offset);
+  if (shift == 0.0 || first_ + count_ < num_panels()) return;
+  const auto add_shift = [&](Index begin, Index end) {
+    for (Index p = begin; p < end; ++p) out[p] += static_cast<T>(shift) * v[p];
+  };
+  add_shift(layer.weight_offset + task.row_begin * layer.inputs,
+            layer.weight_offset + task.row_end * layer.inputs);
+  if (layer.has_bias) add_shift(layer.bias_offset + task.row_begin, layer.bias_offset + task.row_end);
+}
+
+// Adds the cases of the loaded chunk; `shift` v comes with the last chunk.
+template <class T>
+void Linearization<T>::outer_products(Index num_vectors, const T* v, double shift, T* out) {
+  const Index num_tasks = static_cast<Index>(outer_tasks_.size());
+  parallel_for(num_vectors * num_tasks, work_threads_, [&](Index i, int) {
+    const OuterTask& task = outer_tasks_[static_cast<std::size_t>(i % num_tasks)];
+    const Index k = i / num_tasks, offset = k * net_.num_params;
+    const PanelView<const T> u = deltas_[static_cast<std::size_t>(k)][task.layer].view();
+    outer_product(task, u.slice(0, count_), v ? v + offset : nullptr, shift, out + offset);
+  });
+}
+
+template <class T>
+template <class F>
+void Linearization<T>::each_chunk(const OutputPass<T>& pass, const F& f) {
+  for (Index chunk = 0; chunk < num_chunks(); ++chunk) {
+    load(chunk);
+    if (pass.prepare) pass.prepare(first_, activations(net_.layers.size()));
+    f();
+  }
+}
+
+template <class T>
+void Linearization<T>::push_forward(const T* v, Index num_vectors, const OutputPass<T>& pass) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  reserve_scratch();
+  each_chunk(pass, [&] {
+    parallel_for(num_vectors * num_tiles(), work_threads_, [&](Index i, int thread) {
+      const Index k = i / num_tiles(), first = i % num_tiles() * tile_panels_;
+      pass.work(
+          k, first_ + first, tangent_of_params(v + k * net_.num_params, first, thread, 0));
+    });
+  });
+}
+
+template <class T>
+void Linearization<T>::push_forward_pair(
+    const T* v,
+    const T* w,
+    const std::function<void(Index first, PanelView<const T> z)>& prepare,
+    const std::function<void(Index first, PanelView<T> jv, PanelView<T> jw)>& f) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  reserve_scratch();
+  each_chunk({prepare, {}}, [&] {
+    parallel_for(num_tiles(), work_threads_, [&](Index tile, int thread) {
+      const Index first = tile * tile_panels_;
+      const PanelView<T> jv = tangent_of_params(v, first, thread, 0);
+      f(first_ + first, jv, v == w ? jv : tangent_of_params(w, first, thread, 1));
+    });
+  });
+}
+
+template <class T>
+void Linearization<T>::jvp(const T* v, Index num_vectors, T* jv) {
+  const Index outputs = net_.num_outputs();
+  const TileFunction<T> store = [=](Index k, Index first, PanelView<T> r) {
+    const Index row = first * Tile<T>::width;
+    unpack_cases<T>(r, num_cases_ - row, jv + (k * num_cases_ + row) * outputs);
+  };
+  push_forward(v, num_vectors, {{}, store});
+}
+
+template <class T>
+void Linearization<T>::vjp(const T* u, Index num_vectors, T* out) {
+  const Index outputs = net_.num_outputs();
+  const TileFunction<T> seed = [=](Index k, Index first, PanelView<T> tile) {
+    const Index row = first * Tile<T>::width;
+    pack_cases(u + (k * num_cases_ + row) * outputs,
+               num_cases_ - row,
+               outputs,
+               0,
+               tile.count,
+               Fill::zero,
+               tile);
+  };
+  pull_back({{}, seed}, num_vectors, out);
+}
+
+template <class T>
+void Linearization<T>::sweep_backward(const OutputPass<T>& pass,
+                                      Index num_vectors,
+                                      const std::function<void(const Deltas<T>&)>& consume) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  reserve_deltas(num_vectors);
+  const Index most = pass_size(num_vectors);
+  each_chunk(pass, [&] {
+    for (Index k0 = 0; k0 < num_vectors; k0 += most) {
+      const Index size = std::min(most, num_vectors - k0);
+      parallel_for(size * num_tiles(), work_threads_, [&](Index i, int) {
+        const Index k = i / num_tiles(), first = i % num_tiles() * tile_panels_;
+        backward_tile(deltas_[static_cast<std::size_t>(k)], first, [&](PanelView<T> u) {
+          pass.work(k0 + k, first_ + first, u);
+        });
+      });
+      consume({deltas_, k0, size, count_});
+    }
+  });
+}
+
+template <class T>
+void Linearization<T>::pull_back(const OutputPass<T>& pass, Index num_vectors, T* out) {
+  sweep_backward(pass, num_vectors, [&](const Deltas<T>& deltas) {
+    outer_products(
+        deltas.num_vectors, nullptr, 0.0, out + deltas.first_vector * net_.num_params);
+  });
+}
+
+template <class T>
+void Linearization<T>::multiply_gauss_newton(
+    const T* v, Index num_vectors, const OutputPass<T>& pass, double shift, T* out) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  reserve_scratch();
+  reserve_deltas(num_vectors);
+  const Index most = pass_size(num_vectors);
+  each_chunk(pass, [&] {
+    for (Index k0 = 0; k0 < num_vectors; k0 += most) {
+      const Index size = std::min(most, num_vectors - k0);
+      const T* v_pass = v + k0 * net_.num_params;
+      parallel_for(size * num_tiles(), work_threads_, [&](Index i, int thread) {
+        const Index k = i / num_tiles(), first = i % num_tiles() * tile_panels_;
+        const PanelView<T> r = tangent_of_params(v_pass + k * net_.num_params, first, thread, 0);
+        backward_tile(deltas_[static_cast<std::size_t>(k)], first, [&](PanelView<T> u) {
+          for (Index j = 0; j < u.count; ++j)
+            std::copy_n(r.panel(j), u.rows * Tile<T>::width, u.panel(j));
+          pass.work(k0 + k, first_ + first, u);
+        });
+      });
+      outer_products(size, v_pass, shift, out + k0 * net_.num_params);
+    }
+  });
+}
+
+template <class T>
+void Linearization<T>::multiply_kernel(const OutputPass<T>& seed,
+                                       const std::vector<Panels<T>>& grams,
+                                       std::vector<Panels<T>>& deltas,
+                                       const OutputPass<T>& finish) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  reserve_scratch();
+  reserve_deltas(1);
+  const bool single = num_chunks() == 1;
+  each_chunk(seed, [&] {
+    parallel_for(num_tiles(), work_threads_, [&](Index tile, int) {
+      const Index first = tile * tile_panels_;
+      backward_tile(
+          deltas_[0], first, [&](PanelView<T> u) { seed.work(0, first_ + first, u); });
+      for (std::size_t l = 0; !single && l < deltas.size(); ++l) {
+        const PanelView<T> from = deltas_[0][l].view(), to = deltas[l].view();
+        for (Index j = first; j < first + tile_count(first); ++j)
+          std::copy_n(from.panel(j), from.rows * Tile<T>::width, to.panel(first_ + j));
+      }
+    });
+  });
+  const std::vector<Panels<T>>& all = single ? deltas_[0] : deltas;
+  each_chunk(finish, [&] {
+    parallel_for(num_tiles(), work_threads_, [&](Index tile, int thread) {
+      const Index first = tile * tile_panels_;
+      const auto source = [&](std::size_t l, PanelView<T> next, PanelView<const T> scale) {
+        ProductOptions<T> options;
+        options.scale = scale;
+        multiply_cases<T>(
+            all[l].view(), grams[l].view().slice(first_ + first, next.count), next, options);
+      };
+      finish.work(0, first_ + first, tangent_tile(source, first, thread, 0));
+    });
+  });
+}
+
+template class Linearization<float>;
+template class Linearization<double>;
+
+}  // namespace natgrad
