@@ -52,6 +52,7 @@ void register_all(py::module_ m) {
   register_mlp<T>(m);
   register_objective<T>(m);
   register_curvature<T>(m);
+  register_hessian<T>(m);
   register_vectors<T>(m);
   register_krylov<T>(m);
 }
