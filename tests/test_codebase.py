@@ -20,11 +20,12 @@ TESTS = sorted(ROOT.glob("tests/*.py"))
 FLOORS = [
     {"types"},
     {"check", "parallel"},
-    {"panels"},
-    {"dense", "vectors"},
-    {"activation", "loss", "krylov"},
-    {"mlp"},
-    {"objective", "curvature"},
+    {"panels", "random"},
+    {"dense", "vectors", "panel_arrays"},
+    {"activation", "loss", "krylov", "output_kernels"},
+    {"mlp", "sampling"},
+    {"linearization", "output_matrix"},
+    {"objective", "curvature", "hessian"},
     {"bindings"},
 ]
 FLOOR = {noun: number for number, nouns in enumerate(FLOORS) for noun in nouns}
