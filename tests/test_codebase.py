@@ -26,6 +26,7 @@ FLOORS = [
     {"mlp", "sampling"},
     {"linearization", "output_matrix"},
     {"objective", "curvature", "hessian"},
+    {"sample_space"},
     {"bindings"},
 ]
 FLOOR = {noun: number for number, nouns in enumerate(FLOORS) for noun in nouns}

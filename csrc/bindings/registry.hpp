@@ -42,6 +42,8 @@ void register_curvature(py::module_& m);
 template <class T>
 void register_hessian(py::module_& m);
 template <class T>
+void register_sample_space(py::module_& m);
+template <class T>
 void register_vectors(py::module_& m);
 template <class T>
 void register_krylov(py::module_& m);
