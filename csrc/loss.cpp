@@ -134,7 +134,7 @@ void CaseWeights<T>::apply(Index first, PanelView<T> u) const {
   for (Index j = 0; j < u.count; ++j) {
     auto uj = array(u, j);
     const Eigen::Map<const LaneArray<T>> w(data_.data() + (first + j) * Tile<T>::width);
-    for (Index c = 0; c < u.rows; ++c) uj.row(c) *= w;
+    for (Index c = 0; c < u.rows; ++c) uj.row(c) = zero_times(w, uj.row(c));
   }
 }
 
