@@ -221,6 +221,7 @@ def as_loss(loss):
     """A loss from its name, or the loss itself."""
     return LOSSES[loss] if isinstance(loss, str) else loss
 
+
 # ------------------------------------------------------------------------------------------------
 # Net
 
