@@ -137,7 +137,7 @@ void CaseWeights<T>::scale(const Buffer<T>& factors, Index first, PanelView<T> u
   for (Index j = 0; j < u.count; ++j) {
     auto uj = array(u, j);
     const Eigen::Map<const LaneArray<T>> w(factors.data() + (first + j) * Tile<T>::width);
-    for (Index c = 0; c < u.rows; ++c) uj.row(c) *= w;
+    for (Index c = 0; c < u.rows; ++c) uj.row(c) = zero_times(w, uj.row(c));
   }
 }
 
