@@ -54,6 +54,7 @@ void register_all(py::module_ m) {
   register_curvature<T>(m);
   register_vectors<T>(m);
   register_krylov<T>(m);
+  register_nystrom<T>(m);
 }
 
 }  // namespace

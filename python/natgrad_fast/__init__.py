@@ -10,15 +10,19 @@ from ._core import __version__
 from .config import default_num_threads, show_config
 from .damping import DampingPolicy, LevenbergMarquardt, Tikhonov
 from .history import EpochInfo, History, StepInfo
-from .krylov import CGResult, SolveInfo, Status, cg
+from .krylov import cg, multishift_cg
 from .mlp import MLP
+from .nystrom import Nystrom
 from .objective import value, value_and_grad
 from .operators import GGN, Fisher, Jacobian
 from .optimizer import NaturalGradient
+from .results import BlockCGResult, CGIterate, CGResult, MultishiftResult, SolveInfo, Status
 
 __all__ = [
     "GGN",
     "MLP",
+    "BlockCGResult",
+    "CGIterate",
     "CGResult",
     "DampingPolicy",
     "EpochInfo",
@@ -26,7 +30,9 @@ __all__ = [
     "History",
     "Jacobian",
     "LevenbergMarquardt",
+    "MultishiftResult",
     "NaturalGradient",
+    "Nystrom",
     "SolveInfo",
     "Status",
     "StepInfo",
@@ -35,6 +41,7 @@ __all__ = [
     "cg",
     "default_num_threads",
     "losses",
+    "multishift_cg",
     "show_config",
     "solvers",
     "value",
