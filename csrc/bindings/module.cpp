@@ -57,6 +57,7 @@ void register_all(py::module_ m) {
   register_sample_space<T>(m);
   register_vectors<T>(m);
   register_krylov<T>(m);
+  register_nystrom<T>(m);
 }
 
 }  // namespace

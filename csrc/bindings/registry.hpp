@@ -47,5 +47,7 @@ template <class T>
 void register_vectors(py::module_& m);
 template <class T>
 void register_krylov(py::module_& m);
+template <class T>
+void register_nystrom(py::module_& m);
 
 }  // namespace natgrad

@@ -12,15 +12,19 @@ from .curvature import GGN, EmpiricalFisher, Fisher, Hessian
 from .damping import DampingPolicy, LevenbergMarquardt, Tikhonov
 from .estimates import estimate_memory
 from .history import EpochInfo, History, StepInfo
-from .krylov import CGResult, SolveInfo, Status, cg
+from .krylov import cg, multishift_cg
 from .mlp import MLP
+from .nystrom import Nystrom
 from .objective import value, value_and_grad
 from .operators import Jacobian
 from .optimizer import NaturalGradient
+from .results import BlockCGResult, CGIterate, CGResult, MultishiftResult, SolveInfo, Status
 
 __all__ = [
     "GGN",
     "MLP",
+    "BlockCGResult",
+    "CGIterate",
     "CGResult",
     "DampingPolicy",
     "EmpiricalFisher",
@@ -30,7 +34,9 @@ __all__ = [
     "History",
     "Jacobian",
     "LevenbergMarquardt",
+    "MultishiftResult",
     "NaturalGradient",
+    "Nystrom",
     "SolveInfo",
     "Status",
     "StepInfo",
@@ -40,6 +46,7 @@ __all__ = [
     "default_num_threads",
     "estimate_memory",
     "losses",
+    "multishift_cg",
     "show_config",
     "solvers",
     "value",
