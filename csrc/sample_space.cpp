@@ -267,8 +267,8 @@ void SampleSpace<T>::copy_kernel(double* k) const {
   const auto place = [&](Index w) { return w % c * n + w / c; };
   for (Index i = 0; i < size(); ++i)
     for (Index j = 0; j < size(); ++j) {
-      const auto [p, q] = std::minmax(place(i), place(j));
-      k[i * size() + j] = kernel_(p, q);
+      const Index p = place(i), q = place(j);
+      k[i * size() + j] = kernel_(std::min(p, q), std::max(p, q));
     }
 }
 

@@ -18,7 +18,18 @@ from .nystrom import Nystrom
 from .objective import value, value_and_grad
 from .operators import Jacobian
 from .optimizer import NaturalGradient
-from .results import BlockCGResult, CGIterate, CGResult, MultishiftResult, SolveInfo, Status
+from .results import (
+    BlockCGResult,
+    CGIterate,
+    CGResult,
+    Estimate,
+    MultishiftResult,
+    SolveInfo,
+    SolveResult,
+    Status,
+)
+from .sample_space import SampleSpace, sample_space_solve
+from .solve import estimate_solve, solve
 
 __all__ = [
     "GGN",
@@ -29,6 +40,7 @@ __all__ = [
     "DampingPolicy",
     "EmpiricalFisher",
     "EpochInfo",
+    "Estimate",
     "Fisher",
     "Hessian",
     "History",
@@ -37,7 +49,9 @@ __all__ = [
     "MultishiftResult",
     "NaturalGradient",
     "Nystrom",
+    "SampleSpace",
     "SolveInfo",
+    "SolveResult",
     "Status",
     "StepInfo",
     "Tikhonov",
@@ -45,9 +59,12 @@ __all__ = [
     "cg",
     "default_num_threads",
     "estimate_memory",
+    "estimate_solve",
     "losses",
     "multishift_cg",
+    "sample_space_solve",
     "show_config",
+    "solve",
     "solvers",
     "value",
     "value_and_grad",
