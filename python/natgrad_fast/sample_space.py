@@ -194,11 +194,12 @@ class _RightHandSide:
 
 
 class _Solve:
-    """One right-hand side and one damping, s = damping + l2 in all:
+    """One right-hand side g = U r + h and one shift s = damping + l2.
 
-    x = U a + h / s,   (K + s I) a = r - U'h / s,   for g = U r + h;
-
-    then the residual g - (U U' + s I) x is the h of a correction, until it is small enough.
+    With (K + s I) a = U'h the part of h is x = (h - U a) / s, whose own residual lies in the range
+    of U whatever a is: U (a - U'x). Where digits cancel in h - U a, or a is an approximation, that
+    residual is solved for as well. Then the true residual is the h of a correction, until it is
+    small enough.
     """
 
     def __init__(
@@ -213,7 +214,7 @@ class _Solve:
         callback: Callable[[int, float, float], Any] | None,
     ) -> None:
         self.space, self.matrix, self.side = space, space._matrix, side
-        self.damping, self.shift = damping, damping + fixed
+        self.shift = damping + fixed
         self.method, self.max_iter, self.callback = method, max_iter, callback
         self.tolerance = rtol * side.norm
         self.iterations = self.matvecs = 0
@@ -231,8 +232,10 @@ class _Solve:
         try:
             self._prepare()
             r, h = side.r, side.h
-            for _ in range(1 + _REFINEMENTS):
-                candidate = x + self._correction(r, h)
+            for attempt in range(1 + _REFINEMENTS):
+                candidate = self._correction(r, h)
+                if attempt > 0:
+                    candidate += x
                 new_residual, new_norm = self._residual(candidate)
                 if not new_norm < norm:  # also where it is NaN
                     break
@@ -258,15 +261,29 @@ class _Solve:
         self.flops += self.space.shape[0] ** 3 * (1 / 3 if self.method == "cholesky" else 9)
 
     def _correction(self, r: Any, h: Any) -> Any:
-        shift = self.matrix.dtype.type(self.shift)
-        b = r
-        if h is not None:
-            projected = self.space.core.multiply_factor_transposed(h) / -shift
-            b = projected if b is None else b + projected
-            self.flops += self.matrix.flops_per_product / 2
-        x = self.space.multiply_factor(self._solve_kernel(b))
-        self.flops += self.matrix.flops_per_product / 2
-        return x if h is None else x + h / shift
+        """(U U' + s I)^-1 (U r + h)."""
+        core, half = self.space.core, self.matrix.flops_per_product / 2
+        if h is None:
+            self.flops += half
+            return self.space.multiply_factor(self._solve_kernel(r))
+        a = self._solve_kernel(core.multiply_factor_transposed(h))
+        x = core.complement(h, a, shift=self.shift)
+        self.flops += 2 * half
+        cancels = self.method == "cg" or self._cancellation() > 0.1 * self.tolerance
+        if r is None and not cancels:
+            return x
+        coordinates = 0 if r is None else r
+        if cancels:
+            coordinates = coordinates + (a - core.multiply_factor_transposed(x))
+            self.flops += half
+        x += self.space.multiply_factor(self._solve_kernel(coordinates))
+        self.flops += half
+        return x
+
+    def _cancellation(self) -> float:
+        """Residual that rounding of h - U a leaves, about: eps |g| times |K| / s."""
+        eps = float(np.finfo(self.matrix.dtype).eps)
+        return float(eps * self.side.norm * self.space.core.largest_diagonal / self.shift)
 
     def _solve_kernel(self, b: Any) -> Any:
         core = self.space.core
@@ -307,14 +324,10 @@ class _Solve:
         return float(quotient)
 
     def _residual(self, x: Any) -> tuple[Any, float]:
-        product = self.matrix.core.apply(x[None])[0]
-        if self.damping > 0.0:
-            product += x.dtype.type(self.damping) * x
         self.matvecs += 1
         self.flops += self.matrix.flops_per_product
-        residual = self.side.g - product
-        core = core_for(self.matrix.dtype)
-        return residual, math.sqrt(core.dot(residual, residual, num_threads=self.space.num_threads))
+        residual, norm = self.space.core.residual(self.side.g, x, shift=self.shift)
+        return residual, float(norm)
 
     def _stopped(self) -> bool:
         stops = (Status.STOPPED, Status.INTERRUPTED, Status.NON_FINITE)
