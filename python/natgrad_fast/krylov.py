@@ -227,7 +227,7 @@ def multishift_cg(
     records, matvecs = core_for(dtype).multishift_conjugate_gradients(
         operator.core,
         b=as_vector(b, "b", size, dtype),
-        dampings=shifts.tolist(),
+        dampings=shifts,
         x=x,
         rtol=as_number(rtol, "rtol", minimum=0.0),
         atol=as_number(atol, "atol", minimum=0.0),
