@@ -1,5 +1,6 @@
 #pragma once
 
+#include <mutex>
 #include <vector>
 
 #include "panels.hpp"
@@ -41,7 +42,8 @@ class NystromOperator final : public LinearOperator<T> {
  private:
   Index size_;
   int num_threads_;
-  Buffer<T> u_;  // (rank x P)
+  std::mutex mutex_;  // guards what follows
+  Buffer<T> u_;       // (rank x P)
   std::vector<double> eigenvalues_;
   std::vector<double> coefficients_;  // (l_min + mu) / (l_i + mu) - 1
   double scale_ = 1.0;                // 1 / (l_min + mu)

@@ -4,6 +4,9 @@ import natgrad_fast as ng
 import numpy as np
 import pytest
 from cases import SOFTMAX, Case, assert_close, run_python, same_bits, spd_matrix
+from conftest import TOLERANCES
+from hypothesis import given
+from hypothesis import strategies as st
 
 Status = ng.Status
 DAMPINGS = [1.0, 0.01, 0.1, 0.01, 100.0]  # in no order, one twice
@@ -152,6 +155,38 @@ def test_zero_matrix(dtype):
     names = (Status.NEGATIVE_CURVATURE, Status.CONVERGED, Status.CONVERGED)
     assert result.status == names
     assert_close(result.x, [[0.0, 0.5, 2.0]] * 3, 1e-6)
+
+
+@given(
+    eigenvalues=st.lists(st.floats(-1.0, 10.0, width=16), min_size=1, max_size=12),
+    dampings=st.lists(st.floats(0.0, 5.0, width=16), min_size=1, max_size=5),
+    seed=st.integers(0, 2**16),
+    exponent=st.integers(-15, 15),
+    dtype=st.sampled_from(["float32", "float64"]),
+    max_iter=st.integers(0, 30),
+)
+def test_records_are_true(eigenvalues, dampings, seed, exponent, dtype, max_iter):
+    """Definite or not, singular or not; a system that is definite by far is solved."""
+    rng, size = np.random.default_rng(seed), len(eigenvalues)
+    q = np.linalg.qr(rng.standard_normal((size, size)))[0]
+    matrix = ((q * np.array(eigenvalues)) @ q.T).astype(dtype)
+    b = (rng.standard_normal(size) * 10.0**exponent).astype(dtype)
+    result = ng.multishift_cg(matrix, b, dampings, max_iter=max_iter, verify=True)
+    assert np.isfinite(result.x).all()
+    b = b.astype(float)
+    for column, damping in zip(result, dampings, strict=True):
+        x, matrix_k = column.x.astype(float), shifted(matrix, damping)
+        # rounding of one product in this dtype, relative to its largest term
+        eps = 100 * TOLERANCES[dtype].eps
+        scale = np.abs(matrix_k).sum(axis=1).max() * np.linalg.norm(x) + np.linalg.norm(b)
+        assert abs(column.residual_norm - np.linalg.norm(b - matrix_k @ x)) <= eps * scale
+        phi = 0.5 * x @ matrix_k @ x - b @ x
+        assert abs(column.quadratic - phi) <= eps * scale * np.linalg.norm(x)
+        assert column.quadratic <= eps * scale * np.linalg.norm(x)  # x = 0 has 0
+        if column.status is Status.CONVERGED:
+            assert column.residual_norm <= 2e-5 * np.linalg.norm(b) * (1 + eps)
+        if min(eigenvalues) + min(dampings) >= 0.1 and max_iter == 30:
+            assert column.status is Status.CONVERGED
 
 
 @pytest.mark.parametrize("after", [0, 3])

@@ -1,5 +1,7 @@
 """The randomised preconditioner against dense algebra, and what it does for CG."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import natgrad_fast as ng
 import numpy as np
 import pytest
@@ -241,6 +243,24 @@ def test_bits_do_not_depend_on_threads(dtype, num_threads):
     assert same_bits(found.eigenvalues, expected.eigenvalues)
     assert same_bits(found @ v, expected @ v)
     assert same_bits(found @ v, found @ v)
+
+
+def test_use_from_several_python_threads_at_once(rng):
+    vectors = rng.standard_normal((8, 5000))
+    diagonal = np.linspace(0.0, 1.0, 5000)
+
+    class Diagonal:
+        shape, dtype = (5000, 5000), diagonal.dtype
+
+        def matvec(self, v):
+            return diagonal * v
+
+    nystrom = ng.Nystrom(Diagonal(), 6, damping=0.1)
+    expected = [nystrom @ v for v in vectors]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(10):
+            for found, product in zip(pool.map(nystrom.matvec, vectors), expected, strict=True):
+                assert same_bits(found, product)
 
 
 def test_random_state_of_numpy_is_left_alone(rng):

@@ -57,7 +57,8 @@ def cg(
     ----------
     A : operator
         Symmetric positive semi-definite: a `Fisher` or `GGN`, a square array, or anything with
-        ``shape``, ``dtype`` and ``matvec``, such as a SciPy LinearOperator.
+        ``shape``, ``dtype`` and ``matvec``, such as a SciPy LinearOperator; ``matmat`` is used for
+        blocks and ``flops_per_product`` for the record, if there.
     b : (P,) or (P, K) array_like
         K right-hand sides are solved in lockstep, with products of blocks; every column has its own
         stop.
