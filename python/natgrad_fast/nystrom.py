@@ -52,7 +52,7 @@ class Nystrom(Operator):
 
     Notes
     -----
-    Three calls of three costs: `update` takes `rank` products with A, as one block, and 20 P rank^2
+    Three calls of three costs: `update` takes `rank` products with A, as one block, and 24 P rank^2
     flops; `refresh` is free; ``M @ g`` costs 4 P rank flops. The memory is P rank numbers, three
     times that while `update` runs.
     """
