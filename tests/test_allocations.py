@@ -42,7 +42,7 @@ fisher = ng.Fisher(net, "softmax_cross_entropy", rng.standard_normal((300, 20)),
 b = rng.standard_normal(net.num_params).astype(net.dtype)
 
 block = rng.standard_normal((net.num_params, 3)).astype(net.dtype)
-nystrom = ng.Nystrom(fisher, 4, damping=1.0)
+nystrom = ng.Nystrom(fisher, rank=4, damping=1.0)
 solves = {
     "plain": lambda options: ng.cg(fisher, b, damping=1.0, **options),
     "radius": lambda options: ng.cg(fisher, b, damping=1.0, trust_radius=1e3, **options),

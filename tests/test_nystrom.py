@@ -32,7 +32,7 @@ def inverse(nystrom, size):
 def test_approximation_is_that_of_the_paper(rank, dtype, rng):
     values = np.logspace(0, -2, 40)
     matrix = with_spectrum(rng, values, dtype)
-    nystrom = ng.Nystrom(matrix, rank, seed=3)
+    nystrom = ng.Nystrom(matrix, rank=rank, seed=3)
     assert nystrom.shape == (40, 40)
     assert nystrom.dtype == dtype
     assert nystrom.rank == rank == len(nystrom.eigenvalues)
@@ -53,7 +53,7 @@ def test_approximation_is_that_of_the_paper(rank, dtype, rng):
 @pytest.mark.parametrize("rank", [1, 7, 30])
 def test_inverse_formula(rank, damping, dtype, rng):
     matrix = with_spectrum(rng, np.logspace(0, -2, 30), dtype)
-    nystrom = ng.Nystrom(matrix, rank, damping=damping)
+    nystrom = ng.Nystrom(matrix, rank=rank, damping=damping)
     vectors = np.linalg.eigh(nystrom.to_dense().astype(float))[1]
     u, kept = vectors[:, ::-1][:, :rank], nystrom.eigenvalues
     outside = (np.eye(30) - u @ u.T) / (kept[-1] + damping)
@@ -68,11 +68,11 @@ def test_inverse_formula(rank, damping, dtype, rng):
 
 def test_refresh_changes_the_damping_only(dtype, rng):
     matrix = with_spectrum(rng, np.logspace(0, -3, 25), dtype)
-    nystrom = ng.Nystrom(matrix, 10, damping=1.0)
+    nystrom = ng.Nystrom(matrix, rank=10, damping=1.0)
     dense = nystrom.to_dense()
     nystrom.refresh(0.01)
     assert nystrom.damping == 0.01
-    fresh = ng.Nystrom(matrix, 10, damping=0.01)
+    fresh = ng.Nystrom(matrix, rank=10, damping=0.01)
     v = rng.standard_normal(25)
     assert same_bits(nystrom @ v, fresh @ v)
     assert same_bits(nystrom.to_dense(), dense)
@@ -80,16 +80,16 @@ def test_refresh_changes_the_damping_only(dtype, rng):
 
 def test_update_takes_another_matrix(dtype, rng):
     first, second = (with_spectrum(rng, np.logspace(0, -3, 25), dtype) for _ in range(2))
-    nystrom = ng.Nystrom(first, 10, damping=0.1, seed=5)
+    nystrom = ng.Nystrom(first, rank=10, damping=0.1, seed=5)
     nystrom.update(second)
-    fresh = ng.Nystrom(second, 10, damping=0.1, seed=5)
+    fresh = ng.Nystrom(second, rank=10, damping=0.1, seed=5)
     v = rng.standard_normal(25)
     assert same_bits(nystrom @ v, fresh @ v)
-    assert not same_bits(fresh @ v, ng.Nystrom(second, 10, damping=0.1, seed=6) @ v)
+    assert not same_bits(fresh @ v, ng.Nystrom(second, rank=10, damping=0.1, seed=6) @ v)
 
 
 def test_protocol_of_operators(rng):
-    nystrom = ng.Nystrom(spd_matrix(rng, 12, 10.0), 4, damping=0.1)
+    nystrom = ng.Nystrom(spd_matrix(rng, 12, 10.0), rank=4, damping=0.1)
     v, block = rng.standard_normal(12), rng.standard_normal((12, 3))
     product = nystrom @ v
     assert same_bits(nystrom.matvec(v), product)
@@ -117,7 +117,7 @@ SPECTRA = {
 @pytest.mark.parametrize("spectrum", SPECTRA)
 def test_positive_definite_for_every_matrix(spectrum, rank, damping, dtype, rng):
     matrix = with_spectrum(rng, SPECTRA[spectrum], dtype)
-    nystrom = ng.Nystrom(matrix, rank, damping=damping)
+    nystrom = ng.Nystrom(matrix, rank=rank, damping=damping)
     assert (nystrom.eigenvalues >= 0.0).all()
     assert np.isfinite(nystrom.eigenvalues).all()
     dense = inverse(nystrom, 20)
@@ -131,7 +131,7 @@ def test_positive_definite_for_every_matrix(spectrum, rank, damping, dtype, rng)
 @pytest.mark.parametrize("rank", [5, 12, 20])
 def test_low_rank_is_found_exactly(rank, dtype, rng):
     matrix = with_spectrum(rng, np.r_[5.0, 4.0, 3.0, 2.0, 1.0, np.zeros(15)], dtype)
-    nystrom = ng.Nystrom(matrix, rank, damping=0.01)
+    nystrom = ng.Nystrom(matrix, rank=rank, damping=0.01)
     # of the core Omega'A Omega the smallest eigenvalue is about 1/100 of the largest
     tol = {"float32": 2e-3, "float64": 1e-12}[dtype]
     assert_close(nystrom.to_dense(), matrix, tol)
@@ -144,7 +144,7 @@ def test_cg_needs_few_iterations(dtype, rng):
     values = np.r_[np.logspace(0, -3, 20), np.full(180, 1e-4)]
     matrix = with_spectrum(rng, values, dtype)
     b = rng.standard_normal(200).astype(dtype)
-    nystrom = ng.Nystrom(matrix, 30, damping=1e-4)
+    nystrom = ng.Nystrom(matrix, rank=30, damping=1e-4)
     options = {"damping": 1e-4, "rtol": 1e-4}
     plain = ng.cg(matrix, b, **options)
     result = ng.cg(matrix, b, preconditioner=nystrom, **options)
@@ -159,7 +159,7 @@ def test_cg_needs_few_iterations(dtype, rng):
 def test_cg_applies_it_in_the_core(rng):
     """No Python per iteration: a method that would be called raises."""
     matrix, b = spd_matrix(rng, 20, 1e3), rng.standard_normal(20)
-    nystrom = ng.Nystrom(matrix, 5, damping=0.1)
+    nystrom = ng.Nystrom(matrix, rank=5, damping=0.1)
 
     class Silent:
         shape, dtype, core = nystrom.shape, nystrom.dtype, nystrom.core
@@ -177,7 +177,7 @@ def test_cg_applies_it_in_the_core(rng):
 def test_fisher(dtype, rng):
     problem = Case("nystrom-6-8-3", (6, 8, 3), SOFTMAX, n=40).problem(dtype)
     fisher = ng.Fisher(problem.net, SOFTMAX, problem.x)
-    nystrom = ng.Nystrom(fisher, 30, damping=1e-3)
+    nystrom = ng.Nystrom(fisher, rank=30, damping=1e-3)
     assert_close(
         nystrom.to_dense(),
         approximation(fisher.to_dense(), 30),
@@ -201,11 +201,11 @@ def test_products_of_an_update_are_one_block(rng):
             widths.append(v.shape[1])
             return matrix @ v
 
-    ng.Nystrom(Operator(), 7)
+    ng.Nystrom(Operator(), rank=7)
     assert widths == [7]
     widths.clear()
     # every doubling multiplies the new columns only
-    adaptive = ng.Nystrom(Operator(), 4, adaptive=True, damping=1e-9, max_rank=20)
+    adaptive = ng.Nystrom(Operator(), rank=4, adaptive=True, damping=1e-9, max_rank=20)
     assert adaptive.rank == 20
     assert widths == [4, 4, 8, 4]
 
@@ -213,15 +213,15 @@ def test_products_of_an_update_are_one_block(rng):
 def test_adaptive_rank(dtype, rng):
     matrix = with_spectrum(rng, 2.0 ** -np.arange(60), dtype)
     for damping in [1e-1, 1e-2, 1e-3]:
-        nystrom = ng.Nystrom(matrix, 2, adaptive=True, damping=damping)
+        nystrom = ng.Nystrom(matrix, rank=2, adaptive=True, damping=damping)
         assert nystrom.eigenvalues[-1] <= 10 * damping
         assert nystrom.rank in (2, 4, 8, 16)
-        before = ng.Nystrom(matrix, max(nystrom.rank // 2, 1))
+        before = ng.Nystrom(matrix, rank=max(nystrom.rank // 2, 1))
         assert nystrom.rank == 2 or before.eigenvalues[-1] > 10 * damping
-        same = ng.Nystrom(matrix, nystrom.rank)  # the test matrix is only extended
+        same = ng.Nystrom(matrix, rank=nystrom.rank)  # the test matrix is only extended
         assert_close(nystrom.eigenvalues, same.eigenvalues, 1e-3 if dtype == "float32" else 1e-9)
-    assert ng.Nystrom(matrix, 3, adaptive=True, damping=0.0, max_rank=13).rank == 13
-    assert ng.Nystrom(np.eye(5), 3, adaptive=True, damping=1e-3).rank == 5
+    assert ng.Nystrom(matrix, rank=3, adaptive=True, damping=0.0, max_rank=13).rank == 13
+    assert ng.Nystrom(np.eye(5), rank=3, adaptive=True, damping=1e-3).rank == 5
 
 
 def test_bits_do_not_depend_on_threads(dtype, num_threads):
@@ -238,8 +238,8 @@ def test_bits_do_not_depend_on_threads(dtype, num_threads):
             return diagonal * v
 
     v = rng.standard_normal((diagonal.size, 2)).astype(dtype)
-    found = ng.Nystrom(Diagonal(), 9, damping=0.1, num_threads=num_threads)
-    expected = ng.Nystrom(Diagonal(), 9, damping=0.1, num_threads=1)
+    found = ng.Nystrom(Diagonal(), rank=9, damping=0.1, num_threads=num_threads)
+    expected = ng.Nystrom(Diagonal(), rank=9, damping=0.1, num_threads=1)
     assert same_bits(found.eigenvalues, expected.eigenvalues)
     assert same_bits(found @ v, expected @ v)
     assert same_bits(found @ v, found @ v)
@@ -255,7 +255,7 @@ def test_use_from_several_python_threads_at_once(rng):
         def matvec(self, v):
             return diagonal * v
 
-    nystrom = ng.Nystrom(Diagonal(), 6, damping=0.1)
+    nystrom = ng.Nystrom(Diagonal(), rank=6, damping=0.1)
     expected = [nystrom @ v for v in vectors]
     with ThreadPoolExecutor(4) as pool:
         for _ in range(10):
@@ -266,7 +266,7 @@ def test_use_from_several_python_threads_at_once(rng):
 def test_random_state_of_numpy_is_left_alone(rng):
     np.random.seed(1)  # noqa: NPY002
     before = np.random.get_state()[1].copy()  # noqa: NPY002
-    ng.Nystrom(spd_matrix(rng, 9, 10.0), 3)
+    ng.Nystrom(spd_matrix(rng, 9, 10.0), rank=3)
     assert same_bits(np.random.get_state()[1], before)  # noqa: NPY002
 
 
@@ -292,12 +292,12 @@ def test_bad_options(options, error, words):
 
 
 def test_bad_matrices(dtype):
-    nystrom = ng.Nystrom(np.eye(5, dtype=dtype), 2)
+    nystrom = ng.Nystrom(np.eye(5, dtype=dtype), rank=2)
     other = "float64" if dtype == "float32" else "float32"
     for call, error, words in [
-        (lambda: ng.Nystrom(np.ones((3, 4)), 2), ValueError, "A must be square"),
-        (lambda: ng.Nystrom("A", 2), TypeError, "A must be an operator"),
-        (lambda: ng.Nystrom(np.diag([1.0, np.nan]), 1), ValueError, "A has products with NaN"),
+        (lambda: ng.Nystrom(np.ones((3, 4)), rank=2), ValueError, "A must be square"),
+        (lambda: ng.Nystrom("A", rank=2), TypeError, "A must be an operator"),
+        (lambda: ng.Nystrom(np.diag([1.0, np.nan]), rank=1), ValueError, "A has products with NaN"),
         (lambda: nystrom.update(np.eye(4, dtype=dtype)), ValueError, r"A has shape \(4, 4\)"),
         (lambda: nystrom.update(np.eye(5, dtype=other)), ValueError, f"A has dtype {other}"),
         (lambda: nystrom.refresh(-1.0), ValueError, "damping must be >= 0, got -1"),
@@ -309,11 +309,11 @@ def test_bad_matrices(dtype):
 
 def test_preconditioners_of_the_core_must_fit(dtype):
     other = "float64" if dtype == "float32" else "float32"
-    nystrom = ng.Nystrom(np.eye(5, dtype=other), 2)
+    nystrom = ng.Nystrom(np.eye(5, dtype=other), rank=2)
     wanted = f"preconditioner is of {other}, A of {dtype}: build it in {dtype}"
     with pytest.raises(ValueError, match=wanted):
         ng.cg(np.eye(5, dtype=dtype), np.ones(5), preconditioner=nystrom)
-    nystrom = ng.Nystrom(np.eye(4, dtype=dtype), 2)
+    nystrom = ng.Nystrom(np.eye(4, dtype=dtype), rank=2)
     with pytest.raises(ValueError, match=r"preconditioner has shape \(4, 4\), wanted \(5, 5\)"):
         ng.cg(np.eye(5, dtype=dtype), np.ones(5), preconditioner=nystrom)
 
@@ -328,3 +328,20 @@ def test_preconditioners_of_the_core_must_fit(dtype):
     result = ng.cg(2 * np.eye(5, dtype=dtype), np.ones(5), preconditioner=Plain())
     assert result.x.dtype == dtype
     assert_close(result.x, np.full(5, 0.5), 1e-6)
+
+
+def test_net_stands_for_its_fisher_matrix(dtype, rng):
+    net = ng.MLP([5, 8, 3], dtype=dtype, seed=0)
+    x, more = rng.standard_normal((2, 30, 5))
+    v = rng.standard_normal(net.num_params)
+    nystrom = ng.Nystrom(net, "softmax_cross_entropy", x, rank=10, damping=0.1)
+    fisher = ng.Fisher(net, "softmax_cross_entropy", x)
+    assert same_bits(nystrom @ v, ng.Nystrom(fisher, rank=10, damping=0.1) @ v)
+    net.params *= 2.0
+    nystrom.update(more)
+    nystrom.refresh(0.3)
+    fisher = ng.Fisher(net, "softmax_cross_entropy", more)
+    assert same_bits(nystrom @ v, ng.Nystrom(fisher, rank=10, damping=0.3) @ v)
+    for arguments in [(net,), (net, "softmax_cross_entropy"), (fisher, "softmax_cross_entropy", x)]:
+        with pytest.raises((ValueError, TypeError), match="loss and X"):
+            ng.Nystrom(*arguments, rank=2)

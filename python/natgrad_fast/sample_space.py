@@ -238,7 +238,10 @@ class _Solve:
                     candidate += x
                 new_residual, new_norm = self._residual(candidate)
                 if not new_norm < norm:  # also where it is NaN
-                    break
+                    if r is None:
+                        break
+                    r, h = None, residual  # y was not where g came from
+                    continue
                 x, residual, norm = candidate, new_residual, new_norm
                 if norm <= self.tolerance or self._stopped():
                     break
@@ -291,16 +294,20 @@ class _Solve:
             return core.solve(b)
         if self.method == "eigh":
             return core.solve_decomposed(self.shift, b)
+        if self.iterations >= self.max_iter:
+            return np.zeros_like(b)
         if math.isnan(self.scale):
             self.scale = self._largest_eigenvalue(b)
+        if self.scale <= 0.0:  # K b = 0
+            return b / b.dtype.type(self.shift)
         # |g - A x| = |U d| <= sqrt(lambda_max) |d| for the residual d in sample space.
         self.inner = cg(
             self.space,
             b,
             damping=self.shift,
             rtol=0.0,
-            atol=self.tolerance / math.sqrt(self.scale) if self.scale > 0.0 else math.inf,
-            max_iter=max(1, self.max_iter - self.iterations),
+            atol=self.tolerance / math.sqrt(self.scale),
+            max_iter=self.max_iter - self.iterations,
             callback=self.callback,
         )
         self.iterations += self.inner.iterations
