@@ -12,7 +12,12 @@ CurvatureOperator<T>::CurvatureOperator(std::shared_ptr<Linearization<T>> linear
                                         CaseWeights<T> weights,
                                         double shift)
     : linearization_(std::move(linearization)),
-      output_(loss, linearization_->outputs(), linearization_->num_threads()),
+      output_(loss,
+              OutputMatrixKind::fisher,
+              linearization_->net().num_outputs(),
+              1,
+              0,
+              linearization_->outputs().count),
       weights_(std::move(weights)),
       shift_(shift),
       multiply_output_([this](Index, Index first, PanelView<T> r) {
@@ -24,6 +29,7 @@ CurvatureOperator<T>::CurvatureOperator(std::shared_ptr<Linearization<T>> linear
         weights_.num_cases(),
         " cases, batch of ",
         linearization_->num_cases());
+  output_.prepare(0, linearization_->outputs(), {}, linearization_->num_threads());
   linearization_->reserve(1);
 }
 

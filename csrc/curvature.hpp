@@ -3,8 +3,8 @@
 #include <array>
 #include <memory>
 
-#include "loss.hpp"
 #include "mlp.hpp"
+#include "output_matrix.hpp"
 
 namespace natgrad {
 
@@ -33,7 +33,7 @@ class CurvatureOperator final : public LinearOperator<T> {
 
  private:
   std::shared_ptr<Linearization<T>> linearization_;
-  OutputCurvature<T> output_;
+  OutputMatrices<T> output_;
   CaseWeights<T> weights_;
   double shift_;
   TileFunction<T> multiply_output_;

@@ -1,40 +1,18 @@
 #include "loss.hpp"
 
-#include <Eigen/Core>
 #include <algorithm>
+#include <cmath>
 
-#include "parallel.hpp"
+#include "panel_arrays.hpp"
 
 namespace natgrad {
 namespace {
 
-constexpr int width_of(Index w) {
-  return static_cast<int>(w);
+template <class T>
+auto wide(const ConstPanelMap<T>& a, Index row) {
+  return a.row(row).template cast<double>();
 }
 
-// One panel as a (rows x width) array; a row is an output, a column a case.
-template <class T>
-using PanelArray =
-    Eigen::Array<T, Eigen::Dynamic, width_of(Tile<std::remove_const_t<T>>::width), Eigen::RowMajor>;
-template <class T>
-using PanelMap = Eigen::Map<PanelArray<T>, Eigen::AlignedMax>;
-template <class T>
-using ConstPanelMap = Eigen::Map<const PanelArray<T>, Eigen::AlignedMax>;
-template <class T, class Scalar = T>
-using LaneArray = Eigen::Array<Scalar, 1, width_of(Tile<T>::width)>;
-template <class T>
-using LaneMap = Eigen::Map<LaneArray<T, double>>;
-
-template <class T>
-ConstPanelMap<T> array(PanelView<const T> view, Index j) {
-  return ConstPanelMap<T>(view.panel(j), view.rows, Tile<T>::width);
-}
-template <class T>
-PanelMap<T> array(PanelView<T> view, Index j) {
-  return PanelMap<T>(view.panel(j), view.rows, Tile<T>::width);
-}
-
-// p = softmax(z) for every column.
 template <class T>
 void softmax(const ConstPanelMap<T>& z, PanelMap<T> p) {
   LaneArray<T> top = z.row(0);
@@ -63,12 +41,76 @@ LaneArray<T, double> softmax_values(const ConstPanelMap<T>& z, const ConstPanelM
   return values;
 }
 
-// M_i r for diag(p) - p p', centred: p (r - p'r).
+// Sums over the outputs, in double.
 template <class T>
-void multiply_softmax(const ConstPanelMap<T>& p, PanelMap<T> r) {
-  LaneArray<T> mean = LaneArray<T>::Zero();
-  for (Index c = 0; c < p.rows(); ++c) mean += p.row(c) * r.row(c);
-  for (Index c = 0; c < p.rows(); ++c) r.row(c) = p.row(c) * (r.row(c) - mean);
+void values_of(Loss loss,
+               const ConstPanelMap<T>& z,
+               const ConstPanelMap<T>& y,
+               LaneArray<T, double>& out) {
+  out.setZero();
+  switch (loss.kind) {
+    case LossKind::squared_error:
+      for (Index c = 0; c < z.rows(); ++c)
+        out += 0.5 * (z.row(c) - y.row(c)).template cast<double>().square();
+      break;
+    case LossKind::softmax_cross_entropy:
+      out = softmax_values<T>(z, y);
+      break;
+    case LossKind::bernoulli_cross_entropy:  // max(z, 0) - y z + log(1 + e^-|z|)
+      for (Index c = 0; c < z.rows(); ++c)
+        out += ((z.row(c).max(T(0)) - y.row(c) * z.row(c)) + (-z.row(c).abs()).exp().log1p())
+                   .template cast<double>();
+      break;
+    case LossKind::poisson:
+      for (Index c = 0; c < z.rows(); ++c)
+        out += exp_of(wide<T>(z, c)) - wide<T>(y, c) * wide<T>(z, c);
+      break;
+    case LossKind::student_t: {
+      const double df = loss.degrees_of_freedom, spread = loss.scale * std::sqrt(df);
+      for (Index c = 0; c < z.rows(); ++c)
+        out += 0.5 * (df + 1) * ((wide<T>(y, c) - wide<T>(z, c)) / spread).square().log1p();
+      break;
+    }
+    case LossKind::gaussian_mean_variance:
+      for (Index c = 0; c < y.rows(); ++c) {
+        const LaneArray<T, double> r = wide<T>(y, c) - wide<T>(z, c), s = wide<T>(z, y.rows() + c);
+        out += 0.5 * (zero_times(r, exp_of(-0.5 * s)).square() + s);
+      }
+      break;
+  }
+}
+
+template <class T>
+void gradient_of(Loss loss, const ConstPanelMap<T>& z, const ConstPanelMap<T>& y, PanelMap<T> g) {
+  switch (loss.kind) {
+    case LossKind::squared_error:
+      g = z - y;
+      break;
+    case LossKind::softmax_cross_entropy:  // sum_c y_c = 1
+      softmax<T>(z, g);
+      g -= y;
+      break;
+    case LossKind::bernoulli_cross_entropy:
+      g = z.logistic() - y;
+      break;
+    case LossKind::poisson:
+      g = exp_of(z) - y;
+      break;
+    case LossKind::student_t: {  // (df + 1) (z - y) / (df scale^2 + r^2), where r^2 may overflow
+      const double df = loss.degrees_of_freedom, spread = loss.scale * std::sqrt(df);
+      g = (z - y) / T(spread);
+      g = T((df + 1) / spread) / (g + g.inverse());
+      break;
+    }
+    case LossKind::gaussian_mean_variance:
+      for (Index c = 0; c < y.rows(); ++c) {
+        const LaneArray<T> r = y.row(c) - z.row(c), root = exp_of(T(-0.5) * z.row(y.rows() + c)),
+                           scaled = zero_times(r, root);  // r / standard deviation
+        g.row(c) = -zero_times(scaled, root);
+        g.row(y.rows() + c) = T(0.5) * (T(1) - scaled.square());
+      }
+      break;
+  }
 }
 
 }  // namespace
@@ -107,123 +149,27 @@ double CaseWeights<T>::mean(const double* values) const {
 template <class T>
 void loss_values(Loss loss, PanelView<const T> z, PanelView<const T> y, double* values) {
   for (Index j = 0; j < z.count; ++j) {
-    const auto zj = array(z, j);
-    const auto yj = array(y, j);
-    LaneMap<T> out(values + j * Tile<T>::width);
-    switch (loss) {
-      case Loss::squared_error:
-        out.setZero();
-        for (Index c = 0; c < z.rows; ++c)
-          out += 0.5 * (zj.row(c) - yj.row(c)).template cast<double>().square();
-        break;
-      case Loss::softmax_cross_entropy:
-        out = softmax_values<T>(zj, yj);
-        break;
-      case Loss::bernoulli_cross_entropy:  // log(1 + e^z) - y z = max(z, 0) - y z + log(1 + e^-|z|)
-        out.setZero();
-        for (Index c = 0; c < z.rows; ++c)
-          out += ((zj.row(c).max(T(0)) - yj.row(c) * zj.row(c)) + (-zj.row(c).abs()).exp().log1p())
-                     .template cast<double>();
-        break;
-    }
+    LaneArray<T, double> sums;
+    values_of<T>(loss, array(z, j), array(y, j), sums);
+    LaneMap<T>(values + j * Tile<T>::width) = sums;
   }
 }
 
 template <class T>
 void loss_gradient(Loss loss, PanelView<const T> z, PanelView<const T> y, PanelView<T> g) {
-  for (Index j = 0; j < z.count; ++j) {
-    const auto zj = array(z, j);
-    const auto yj = array(y, j);
-    auto gj = array(g, j);
-    switch (loss) {
-      case Loss::squared_error:
-        gj = zj - yj;
-        break;
-      case Loss::softmax_cross_entropy: {  // sum_c y_c = 1
-        softmax<T>(zj, gj);
-        gj -= yj;
-        break;
-      }
-      case Loss::bernoulli_cross_entropy:
-        gj = zj.logistic() - yj;
-        break;
-    }
-  }
+  for (Index j = 0; j < z.count; ++j) gradient_of<T>(loss, array(z, j), array(y, j), array(g, j));
 }
 
 template <class T>
-OutputCurvature<T>::OutputCurvature(Loss loss, PanelView<const T> z, int num_threads) {
-  switch (loss) {
-    case Loss::squared_error:
-      kind_ = Kind::identity;
-      return;
-    case Loss::softmax_cross_entropy:
-      kind_ = Kind::softmax;
-      break;
-    case Loss::bernoulli_cross_entropy:
-      kind_ = Kind::diagonal;
-      break;
-  }
-  data_ = Panels<T>(z.rows, z.count * Tile<T>::width);
-  parallel_for(z.count, num_threads, [&](Index j, int) {
-    auto out = array(data_.view(), j);
-    const auto zj = array(z, j);
-    if (kind_ == Kind::softmax) {
-      softmax<T>(zj, out);
-    } else {  // p (1 - p) = e / (1 + e)^2 with e = exp(-|z|): no cancellation when p is near 1
-      out = (-zj.abs()).exp();
-      out = out / (T(1) + out).square();
-    }
-  });
+void softmax(PanelView<const T> z, PanelView<T> p) {
+  for (Index j = 0; j < z.count; ++j) softmax<T>(array(z, j), array(p, j));
 }
 
-template <class T>
-void OutputCurvature<T>::multiply(Index first, PanelView<T> r) const {
-  if (kind_ == Kind::identity) return;
-  for (Index j = 0; j < r.count; ++j) {
-    auto rj = array(r, j);
-    const auto m = array(data_.view(), first + j);
-    if (kind_ == Kind::diagonal) {
-      rj *= m;
-    } else {
-      multiply_softmax<T>(m, rj);
-    }
-  }
-}
-
-template <class T>
-void OutputCurvature<T>::inner(Index first,
-                               PanelView<const T> r,
-                               PanelView<const T> s,
-                               double* values) const {
-  for (Index j = 0; j < r.count; ++j) {
-    const auto rj = array(r, j);
-    const auto sj = array(s, j);
-    LaneMap<T> out(values + j * Tile<T>::width);
-    LaneArray<T, double> r_mean = LaneArray<T, double>::Zero(), s_mean = r_mean;
-    out.setZero();
-    if (kind_ == Kind::softmax) {
-      const auto p = array(data_.view(), first + j);
-      for (Index c = 0; c < r.rows; ++c) {
-        r_mean += (p.row(c) * rj.row(c)).template cast<double>();
-        s_mean += (p.row(c) * sj.row(c)).template cast<double>();
-      }
-    }
-    for (Index c = 0; c < r.rows; ++c) {
-      LaneArray<T, double> term = (rj.row(c).template cast<double>() - r_mean) *
-                                  (sj.row(c).template cast<double>() - s_mean);
-      if (kind_ != Kind::identity)
-        term *= array(data_.view(), first + j).row(c).template cast<double>();
-      out += term;
-    }
-  }
-}
-
-#define NATGRAD_INSTANTIATE(T)                                                      \
-  template class CaseWeights<T>;                                                    \
-  template class OutputCurvature<T>;                                                \
-  template void loss_values(Loss, PanelView<const T>, PanelView<const T>, double*); \
-  template void loss_gradient(Loss, PanelView<const T>, PanelView<const T>, PanelView<T>);
+#define NATGRAD_INSTANTIATE(T)                                                             \
+  template class CaseWeights<T>;                                                           \
+  template void loss_values(Loss, PanelView<const T>, PanelView<const T>, double*);        \
+  template void loss_gradient(Loss, PanelView<const T>, PanelView<const T>, PanelView<T>); \
+  template void softmax(PanelView<const T>, PanelView<T>);
 NATGRAD_INSTANTIATE(float)
 NATGRAD_INSTANTIATE(double)
 

@@ -1,5 +1,5 @@
-// Losses L(y, z) of one case, summed over the C outputs, z the natural parameters; and the (C x C)
-// matrices that curvature needs of them. Views hold one tile of cases: z, y (C x cases) in panels.
+// Losses L(y, z) of one case, summed over the C outputs, z the natural parameters; and the weights
+// of cases. Views hold one tile of cases: z (C x cases), y (num_targets x cases) in panels.
 //
 // Scale conventions of the whole library, fixed by CaseWeights and used nowhere else:
 //   h = sum_i w_i L(y_i, z_i) / sum_i w_i + (l2 / 2) |params|^2,    w_i = 1 by default,
@@ -13,11 +13,47 @@
 
 namespace natgrad {
 
-enum class Loss { squared_error, softmax_cross_entropy, bernoulli_cross_entropy };
+//   squared_error            (z - y)^2 / 2
+//   softmax_cross_entropy    sum_c y_c (log sum_k exp z_k - z_c), one distribution over C classes
+//   bernoulli_cross_entropy  log(1 + e^z) - y z
+//   poisson                  e^z - y z
+//   student_t                (df + 1)/2 log(1 + r^2 / (df scale^2)),  r = y - z
+//   gaussian_mean_variance   r^2 e^-s / 2 + s / 2,  r = y - m,  z = (m_1 .. m_k, s_1 .. s_k)
+enum class LossKind {
+  squared_error,
+  softmax_cross_entropy,
+  bernoulli_cross_entropy,
+  poisson,
+  student_t,
+  gaussian_mean_variance,
+};
 
 // Names in the order of the enumerators.
-inline constexpr std::array<std::string_view, 3> loss_names = {
-    "squared_error", "softmax_cross_entropy", "bernoulli_cross_entropy"};
+inline constexpr std::array<std::string_view, 6> loss_names = {"squared_error",
+                                                               "softmax_cross_entropy",
+                                                               "bernoulli_cross_entropy",
+                                                               "poisson",
+                                                               "student_t",
+                                                               "gaussian_mean_variance"};
+
+struct Loss {
+  LossKind kind = LossKind::squared_error;
+  // Of student_t alone.
+  double degrees_of_freedom = 0;
+  double scale = 1;
+
+  // Targets of a case for C outputs.
+  Index num_targets(Index num_outputs) const {
+    return kind == LossKind::gaussian_mean_variance ? num_outputs / 2 : num_outputs;
+  }
+  // Whether F_R(z) = d2L/dz2 for every y: z are the natural parameters of an exponential family
+  // with fixed dispersion.
+  bool fisher_is_hessian() const { return !hessian_needs_targets(); }
+  // Whether d2L/dz2 depends on y.
+  bool hessian_needs_targets() const {
+    return kind == LossKind::student_t || kind == LossKind::gaussian_mean_variance;
+  }
+};
 
 // w_i / sum_i w_i for the cases, 0 for the columns that fill up the last panel.
 template <class T>
@@ -46,27 +82,8 @@ void loss_values(Loss loss, PanelView<const T> z, PanelView<const T> y, double* 
 template <class T>
 void loss_gradient(Loss loss, PanelView<const T> z, PanelView<const T> y, PanelView<T> g);
 
-// Per-case (C x C) symmetric matrices M_i in the space of outputs:
-//   identity   I                  squared_error
-//   diagonal   diag(m_i)          bernoulli_cross_entropy: m = p (1 - p)
-//   softmax    diag(p_i) - p_i p_i'
+// p = softmax(z) of every case.
 template <class T>
-class OutputCurvature {
- public:
-  enum class Kind { identity, diagonal, softmax };
-
-  // The Fisher matrix F_R(z_i) of the predictive distribution; for these losses it is also the
-  // Hessian of L in z, since z are natural parameters (paper: F = GGN). z (C x N).
-  OutputCurvature(Loss loss, PanelView<const T> z, int num_threads);
-
-  // r = M_i r in place, for the cases of panels [first, first + r.count).
-  void multiply(Index first, PanelView<T> r) const;
-  // values[i] = r_i' M_i s_i, by the factors of M_i = Q_i Q_i', so >= 0 for r = s.
-  void inner(Index first, PanelView<const T> r, PanelView<const T> s, double* values) const;
-
- private:
-  Kind kind_;
-  Panels<T> data_;  // m_i or p_i, (C x N)
-};
+void softmax(PanelView<const T> z, PanelView<T> p);
 
 }  // namespace natgrad

@@ -20,10 +20,11 @@ TESTS = sorted(ROOT.glob("tests/*.py"))
 FLOORS = [
     {"types"},
     {"check", "parallel"},
-    {"panels"},
-    {"dense", "vectors"},
-    {"activation", "loss", "krylov"},
-    {"mlp"},
+    {"panels", "random"},
+    {"dense", "vectors", "panel_arrays"},
+    {"activation", "loss", "krylov", "output_kernels"},
+    {"mlp", "sampling"},
+    {"output_matrix"},
     {"objective", "curvature"},
     {"bindings"},
 ]

@@ -50,6 +50,7 @@ template <class T>
 void register_all(py::module_ m) {
   register_operator<T>(m);
   register_mlp<T>(m);
+  register_output_matrix<T>(m);
   register_objective<T>(m);
   register_curvature<T>(m);
   register_vectors<T>(m);
@@ -82,6 +83,7 @@ PYBIND11_MODULE(NATGRAD_MODULE, m) {
       py::arg("seconds"),
       "Measured float32 multiply-add peak, in 1e9 flop/s.");
   natgrad::register_architecture(m);
+  natgrad::register_loss(m);
   natgrad::register_all<float>(m.def_submodule("f32"));
   natgrad::register_all<double>(m.def_submodule("f64"));
 }

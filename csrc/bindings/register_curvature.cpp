@@ -8,16 +8,14 @@ template <class T>
 void register_objective(py::module_& m) {
   using Obj = Objective<T>;
   py::class_<Obj>(m, "Objective", "Weighted mean of a loss over the targets of one batch, plus l2.")
-      .def(py::init(
-               [](const std::string& loss, const py::array& targets, const py::object& weights) {
-                 const T* data = in<T>(targets, "y", 2);
-                 const Index num_cases = targets.shape(0), outputs = targets.shape(1);
-                 Panels<T> panels(outputs, num_cases);
-                 pack_cases(
-                     data, num_cases, outputs, 0, panels.count(), Fill::last_case, panels.view());
-                 return Obj(
-                     loss_from_name(loss), std::move(panels), case_weights<T>(num_cases, weights));
-               }),
+      .def(py::init([](Loss loss, const py::array& targets, const py::object& weights) {
+             const T* data = in<T>(targets, "y", 2);
+             const Index num_cases = targets.shape(0), outputs = targets.shape(1);
+             Panels<T> panels(outputs, num_cases);
+             pack_cases(
+                 data, num_cases, outputs, 0, panels.count(), Fill::last_case, panels.view());
+             return Obj(loss, std::move(panels), case_weights<T>(num_cases, weights));
+           }),
            py::arg("loss"),
            py::kw_only(),
            py::arg("targets"),
@@ -93,12 +91,11 @@ void register_curvature(py::module_& m) {
   py::class_<Op, LinearOperator<T>, std::shared_ptr<Op>>(
       m, "Curvature", "B + shift I, B the exact Fisher or generalized Gauss-Newton matrix.")
       .def(py::init([](std::shared_ptr<Linearization<T>> lin,
-                       const std::string& loss,
+                       Loss loss,
                        const py::object& weights,
                        double shift) {
              auto case_w = case_weights<T>(lin->num_cases(), weights);
-             return std::make_shared<Op>(
-                 std::move(lin), loss_from_name(loss), std::move(case_w), shift);
+             return std::make_shared<Op>(std::move(lin), loss, std::move(case_w), shift);
            }),
            py::arg("linearization"),
            py::arg("loss"),

@@ -18,10 +18,6 @@ Enum enum_from_name(const std::array<std::string_view, n>& names,
   throw std::invalid_argument(std::string("unknown ") + what + " '" + name + "'");
 }
 
-inline Loss loss_from_name(const std::string& name) {
-  return enum_from_name<Loss>(loss_names, name, "loss");
-}
-
 // weights (N,) float64 or None.
 template <class T>
 CaseWeights<T> case_weights(Index num_cases, const py::object& weights) {
@@ -31,11 +27,14 @@ CaseWeights<T> case_weights(Index num_cases, const py::object& weights) {
 }
 
 void register_architecture(py::module_& m);
+void register_loss(py::module_& m);
 // LinearOperator<T>, the base of every operator that solvers multiply with.
 template <class T>
 void register_operator(py::module_& m);
 template <class T>
 void register_mlp(py::module_& m);
+template <class T>
+void register_output_matrix(py::module_& m);
 template <class T>
 void register_objective(py::module_& m);
 template <class T>

@@ -1,6 +1,6 @@
 """Losses: functions of targets y and of the net's outputs z, the natural parameters.
 
-Each is summed over the C outputs of a case and averaged over cases; the link function belongs to
+Each is summed over the outputs of a case and averaged over cases; the link function belongs to
 the loss.
 """
 
@@ -11,39 +11,79 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ._arrays import as_floats, as_name, as_real
+from . import _core
+from ._arrays import as_floats, as_name, as_number, as_real
 
 __all__ = [
     "BernoulliCrossEntropy",
+    "GaussianMeanVariance",
     "Loss",
+    "Poisson",
     "SoftmaxCrossEntropy",
     "SquaredError",
+    "StudentT",
 ]
 
 
 class Loss:
-    """Base of the losses; compare and print by name."""
+    """Base of the losses; compare and print by name and parameters.
+
+    Attributes
+    ----------
+    name : str
+        Name that stands for the loss with its default parameters.
+    fisher_is_ggn : bool
+        Whether the Fisher matrix and the generalized Gauss-Newton matrix are the same: z are the
+        natural parameters of an exponential family with fixed dispersion.
+    ggn_needs_targets : bool
+        Whether the Hessian of the loss in z, and so the GGN, depends on y.
+    """
 
     name: str = ""
+    fisher_is_ggn: bool = True
+    ggn_needs_targets: bool = False
 
     def __repr__(self) -> str:
-        """Class name, as it is called."""
-        return f"{type(self).__name__}()"
+        """Class name and parameters, as it is called."""
+        arguments = ", ".join(f"{key}={value!r}" for key, value in self._parameters().items())
+        return f"{type(self).__name__}({arguments})"
 
     def __eq__(self, other: object) -> bool:
-        """Losses of one class are equal."""
-        return type(self) is type(other)
+        """Losses of one class with equal parameters are equal."""
+        return (
+            isinstance(other, Loss)
+            and type(self) is type(other)
+            and self._parameters() == other._parameters()
+        )
 
     def __hash__(self) -> int:
-        """Hash of the name."""
-        return hash(self.name)
+        """Hash of name and parameters."""
+        return hash((self.name, *self._parameters().values()))
+
+    def _parameters(self) -> dict[str, float]:
+        return {}
+
+    @property
+    def core(self) -> Any:
+        """The loss as functions of the core take it."""
+        return _core.Loss(self.name)
+
+    def num_targets(self, num_outputs: int) -> int:
+        """Return the number of targets of a case for C = `num_outputs` outputs.
+
+        Raises
+        ------
+        ValueError
+            If the loss is not defined for that many outputs.
+        """
+        return num_outputs
 
     def targets(self, y: ArrayLike, num_cases: int, num_outputs: int, dtype: np.dtype[Any]) -> Any:
         """Check targets and bring them to the form of the core.
 
         Parameters
         ----------
-        y : (N, C) array_like
+        y : (N, num_targets) array_like
             Targets; (N,) stands for (N, 1).
         num_cases, num_outputs : int
             N and C.
@@ -52,7 +92,7 @@ class Loss:
 
         Returns
         -------
-        (N, C) array of `dtype`
+        (N, num_targets) array of `dtype`
 
         Raises
         ------
@@ -60,10 +100,11 @@ class Loss:
             For targets of a wrong shape, type or range.
         """
         a = as_real(y, "y")
-        if a.ndim == 1 and num_outputs == 1:
+        num_targets = self.num_targets(num_outputs)
+        if a.ndim == 1 and num_targets == 1:
             a = a[:, None]
-        if a.shape != (num_cases, num_outputs):
-            raise ValueError(f"y has shape {a.shape}, wanted ({num_cases}, {num_outputs})")
+        if a.shape != (num_cases, num_targets):
+            raise ValueError(f"y has shape {a.shape}, wanted ({num_cases}, {num_targets})")
         return as_floats(a, "y", dtype, 2)
 
 
@@ -136,13 +177,98 @@ class BernoulliCrossEntropy(Loss):
         return t
 
 
-_BY_NAME: dict[str, type[Loss]] = {
-    kind.name: kind for kind in (SquaredError, SoftmaxCrossEntropy, BernoulliCrossEntropy)
-}
+class Poisson(Loss):
+    """Poisson counts with log-rates z: exp(z) - y z, without the constant log y!; targets >= 0."""
+
+    name = "poisson"
+
+    def targets(self, y: ArrayLike, num_cases: int, num_outputs: int, dtype: np.dtype[Any]) -> Any:
+        """(N, C) targets >= 0. See `Loss.targets`."""
+        t = super().targets(y, num_cases, num_outputs, dtype)
+        if (t < 0).any():
+            i, c = np.argwhere(t < 0)[0]
+            raise ValueError(f"y must be >= 0, got {t[i, c]} at row {i}, column {c}")
+        return t
+
+
+class StudentT(Loss):
+    """Student's t around z, for targets with outliers.
+
+    L = (df + 1)/2 log(1 + r^2 / (df scale^2)), r = y - z, for each output. Its Fisher matrix is
+    the constant (df + 1) / ((df + 3) scale^2), while its Hessian is negative where
+    |r| > scale sqrt(df): Fisher and GGN differ, and the GGN is indefinite.
+
+    Parameters
+    ----------
+    df : float
+        Degrees of freedom, > 0. The default 4 is a usual choice for robust regression (Lange,
+        Little, Taylor, "Robust statistical modeling using the t distribution", 1989).
+    scale : float
+        Scale of the residuals, > 0.
+    """
+
+    name = "student_t"
+    fisher_is_ggn = False
+    ggn_needs_targets = True
+
+    def __init__(self, df: float = 4.0, scale: float = 1.0) -> None:
+        self._df = as_number(df, "df", above=0.0)
+        self._scale = as_number(scale, "scale", above=0.0)
+
+    @property
+    def df(self) -> float:
+        """Degrees of freedom."""
+        return self._df
+
+    @property
+    def scale(self) -> float:
+        """Scale of the residuals."""
+        return self._scale
+
+    def _parameters(self) -> dict[str, float]:
+        return {"df": self._df, "scale": self._scale}
+
+    @property
+    def core(self) -> Any:
+        """The loss as functions of the core take it."""
+        return _core.Loss(self.name, degrees_of_freedom=self._df, scale=self._scale)
+
+
+class GaussianMeanVariance(Loss):
+    """Gaussian whose mean and variance are both outputs of the net.
+
+    Of C = 2k outputs the first k are the means m and the last k the logarithms s of the variances:
+    L = (y - m)^2 exp(-s) / 2 + s / 2, without the constant log(2 pi) / 2, for each of the k
+    targets; y is (N, k). The Fisher matrix diag(exp(-s), 1/2) is not the GGN, which is indefinite.
+    """
+
+    name = "gaussian_mean_variance"
+    fisher_is_ggn = False
+    ggn_needs_targets = True
+
+    def num_targets(self, num_outputs: int) -> int:
+        """Half the outputs. See `Loss.num_targets`."""
+        if num_outputs % 2 != 0:
+            raise ValueError(
+                "the number C of outputs must be even for gaussian_mean_variance (C/2 means, then "
+                f"C/2 log-variances), got {num_outputs}"
+            )
+        return num_outputs // 2
+
+
+_KINDS: tuple[type[Loss], ...] = (
+    SquaredError,
+    SoftmaxCrossEntropy,
+    BernoulliCrossEntropy,
+    Poisson,
+    StudentT,
+    GaussianMeanVariance,
+)
+_BY_NAME: dict[str, type[Loss]] = {kind.name: kind for kind in _KINDS}
 
 
 def as_loss(loss: str | Loss) -> Loss:
-    """Return a loss from its name, or the loss itself."""
+    """Return a loss from its name, with its default parameters, or the loss itself."""
     if isinstance(loss, Loss):
         return loss
     return _BY_NAME[as_name(loss, "loss", _BY_NAME)]()

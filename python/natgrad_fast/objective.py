@@ -36,7 +36,7 @@ class Objective:
         self.l2 = as_number(l2, "l2", minimum=0.0)
         self.num_threads = as_num_threads(num_threads)
         self._core = core_for(net.dtype).Objective(
-            self.loss.name, targets=targets, weights=self.sample_weight
+            self.loss.core, targets=targets, weights=self.sample_weight
         )
 
     def value(self, params: Any) -> float:

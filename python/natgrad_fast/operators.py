@@ -170,7 +170,7 @@ class CurvatureMatrix(Operator):
         self._l2 = l2
         self._damping = damping
         self.core = core_for(net.dtype).Curvature(
-            linearization, loss.name, weights=weights, shift=l2 + damping
+            linearization, loss.core, weights=weights, shift=l2 + damping
         )
         self.num_threads = int(linearization.num_threads)
 
