@@ -38,7 +38,7 @@ struct KroneckerOptions {
   int num_threads = 1;
 };
 
-// The matrix of one layer: left (x) right, or (left (x) right) diag(scales) (left (x) right)' where
+// The matrix of one layer: left (x) right, or (left (x) right)' diag(scales) (left (x) right) where
 // scales is not empty. All row-major in double.
 struct KroneckerBlock {
   std::vector<double> left, right, scales;  // (d_l x d_l), (n x n), (d_l x n)
@@ -54,7 +54,7 @@ class KroneckerFactors final : public LinearOperator<T> {
   // Moving averages of the moments: new = keep old + (1 - keep) batch, keep = min(1 - 1/k, decay)
   // in the k-th call. EKFAC takes new eigenbases in every basis_period-th call, carries S over into
   // them, and averages it with S of the batch, which needs a second backward sweep.
-  // False if a moment of the batch is not finite: then nothing changes.
+  // False if a moment of the batch is not finite: the average of such a moment stays as it was.
   bool update(Linearization<T>& linearization,
               OutputMatrices<T>& output,
               const CaseWeights<T>& weights,
@@ -63,6 +63,7 @@ class KroneckerFactors final : public LinearOperator<T> {
   // for EKFAC and when "exact" damping changes alone.
   void refresh(double damping);
 
+  const Architecture& net() const { return net_; }
   Index num_updates() const { return num_updates_; }
   double damping() const { return damping_; }  // 0 before refresh()
   Index size() const override { return net_.num_params; }
@@ -70,7 +71,8 @@ class KroneckerFactors final : public LinearOperator<T> {
   // Nothing is allocated.
   void apply(const T* x, T* y) override;
 
-  // The approximation of a layer as update() left it, or the damped matrix that apply() inverts.
+  // The approximation of a layer as update() left it, or the damped matrix that apply() inverts,
+  // which is known from refresh() to the next update().
   KroneckerBlock block(std::size_t l, bool damped) const;
 
  private:
@@ -96,12 +98,10 @@ class KroneckerFactors final : public LinearOperator<T> {
   double factor_scale(std::size_t l) const;
   // Shifts of the factors s A and s G.
   std::pair<double, double> shifts(std::size_t l, double damping) const;
-  void blend(std::vector<Matrix<T>>& averages, bool inputs, double keep);
+  using Moment = const Matrix<T>& (LayerMoments<T>::*)(std::size_t l) const;
+  bool is_finite(Moment moment) const;
+  void blend(Moment moment, double keep, std::vector<Matrix<T>>& averages);
   void update_bases();
-  bool update_diagonals(Linearization<T>& linearization,
-                        OutputMatrices<T>& output,
-                        const CaseWeights<T>& weights,
-                        double keep);
   // The diagonal in the eigenbasis, (d_l x n), with `damping` added.
   std::vector<double> damped_scales(std::size_t l, double damping) const;
   void refresh_factors(double damping);
@@ -110,8 +110,6 @@ class KroneckerFactors final : public LinearOperator<T> {
   void multiply_right(const Task& task, const T* x);
   void multiply_left(const Task& task, T* y);
   void multiply_right_back(const Task& task, T* y);
-  // Panels [first, first + count) of the images of a layer to the parameters.
-  PanelView<T> images(std::size_t l, Index which);
 
   Architecture net_;
   KroneckerOptions options_;
@@ -120,15 +118,16 @@ class KroneckerFactors final : public LinearOperator<T> {
   Index num_updates_ = 0;
   double damping_ = 0;
   int work_threads_ = 1;
-  bool basis_is_current_ = false, has_diagonals_ = false;
+  bool basis_is_current_ = false;   // bases_ are those of the factors
+  bool inverse_is_current_ = false;  // inverses_ are those of the factors
 
   std::vector<Matrix<T>> inputs_, outputs_, diagonals_;  // moving averages
   std::vector<LayerBasis<T>> bases_;
   std::vector<std::vector<double>> input_values_, output_values_;  // eigenvalues
   std::vector<Inverse> inverses_;
   std::vector<Task> row_tasks_, panel_tasks_;
-  std::vector<Matrix<T>> rows_;                      // [layer]: (d_l x n)
-  std::vector<Panels<T>> images_, scaled_;           // [layer]: (d_l x n)
+  std::vector<Matrix<T>> rows_;             // [layer]: (d_l x n)
+  std::vector<Panels<T>> images_, scaled_;  // [layer]: (d_l x n)
 };
 
 }  // namespace natgrad
