@@ -66,7 +66,7 @@ Linearization<T>::Linearization(const Architecture& net,
     features_.emplace_back(filled, layer.inputs);
     const Index rows = task_rows(net_.num_params, layer.inputs, Tile<T>::rows);
     for (Index r = 0; r < layer.outputs; r += rows)
-      outer_tasks_.push_back({l, r, std::min(layer.outputs, r + rows)});
+      row_tasks_.push_back({l, r, std::min(layer.outputs, r + rows)});
     if (l == 0) continue;
     weights_[l] = Weights(layer.outputs, layer.inputs);
     transposed_[l] = Weights(layer.inputs, layer.outputs);
@@ -125,20 +125,20 @@ void Linearization<T>::load(Index chunk) {
 
 template <class T>
 void Linearization<T>::copy_weights() {
-  parallel_for(static_cast<Index>(outer_tasks_.size()), work_threads_, [&](Index i, int) {
-    const OuterTask& task = outer_tasks_[static_cast<std::size_t>(i)];
+  parallel_for(static_cast<Index>(row_tasks_.size()), work_threads_, [&](Index i, int) {
+    const RowTask& task = row_tasks_[static_cast<std::size_t>(i)];
     if (task.layer == 0) return;
     const Layer& layer = net_.layers[task.layer];
     const T* matrix = theta_.data() + layer.weight_offset;
     Weights& w = weights_[task.layer];
     Weights& wt = transposed_[task.layer];
-    for (Index r = task.row_begin; r < task.row_end; ++r)
+    for (Index r = task.begin; r < task.end; ++r)
       std::copy_n(matrix + r * layer.inputs, layer.inputs, w.data.data() + r * w.ld);
-    transpose(matrix + task.row_begin * layer.inputs,
-              task.row_end - task.row_begin,
+    transpose(matrix + task.begin * layer.inputs,
+              task.end - task.begin,
               layer.inputs,
               layer.inputs,
-              wt.data.data() + task.row_begin,
+              wt.data.data() + task.begin,
               wt.ld);
   });
 }
@@ -284,32 +284,32 @@ void Linearization<T>::backward_tile(std::vector<Panels<T>>& deltas,
 
 template <class T>
 void Linearization<T>::outer_product(
-    const OuterTask& task, PanelView<const T> u, const T* v, double shift, T* out) const {
+    const RowTask& task, PanelView<const T> u, const T* v, double shift, T* out) const {
   const Layer& layer = net_.layers[task.layer];
   multiply_outer<T>(u,
                     features_[task.layer].view(),
-                    task.row_begin,
-                    task.row_end,
+                    task.begin,
+                    task.end,
                     layer.inputs,
                     first_ > 0,
                     out + layer.weight_offset);
   if (layer.has_bias)
-    sum_cases(u, task.row_begin, task.row_end, first_ > 0, out + layer.bias_offset);
+    sum_cases(u, task.begin, task.end, first_ > 0, out + layer.bias_offset);
   if (shift == 0.0 || first_ + count_ < num_panels()) return;
   const auto add_shift = [&](Index begin, Index end) {
     for (Index p = begin; p < end; ++p) out[p] += static_cast<T>(shift) * v[p];
   };
-  add_shift(layer.weight_offset + task.row_begin * layer.inputs,
-            layer.weight_offset + task.row_end * layer.inputs);
-  if (layer.has_bias) add_shift(layer.bias_offset + task.row_begin, layer.bias_offset + task.row_end);
+  add_shift(layer.weight_offset + task.begin * layer.inputs,
+            layer.weight_offset + task.end * layer.inputs);
+  if (layer.has_bias) add_shift(layer.bias_offset + task.begin, layer.bias_offset + task.end);
 }
 
 // Adds the cases of the loaded chunk; `shift` v comes with the last chunk.
 template <class T>
 void Linearization<T>::outer_products(Index num_vectors, const T* v, double shift, T* out) {
-  const Index num_tasks = static_cast<Index>(outer_tasks_.size());
+  const Index num_tasks = static_cast<Index>(row_tasks_.size());
   parallel_for(num_vectors * num_tasks, work_threads_, [&](Index i, int) {
-    const OuterTask& task = outer_tasks_[static_cast<std::size_t>(i % num_tasks)];
+    const RowTask& task = row_tasks_[static_cast<std::size_t>(i % num_tasks)];
     const Index k = i / num_tasks, offset = k * net_.num_params;
     const PanelView<const T> u = deltas_[static_cast<std::size_t>(k)][task.layer].view();
     outer_product(task, u.slice(0, count_), v ? v + offset : nullptr, shift, out + offset);

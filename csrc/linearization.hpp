@@ -35,6 +35,12 @@ struct Deltas {
   }
 };
 
+// Rows of the weight matrix of a layer (from 0) that one thread sums up over the cases.
+struct RowTask {
+  std::size_t layer;
+  Index begin, end;
+};
+
 struct LinearizationOptions {
   int num_threads = 1;
   Index chunk_size = 0;  // cases, rounded up to whole blocks; 0: all
@@ -59,6 +65,9 @@ class Linearization {
                                Index num_cases,
                                Index num_vectors,
                                const LinearizationOptions& options);
+
+  // Panels of one chunk, for a chunk size in cases.
+  static Index choose_chunk_panels(Index num_cases, Index chunk_size);
 
   const Architecture& net() const { return net_; }
   Index num_cases() const { return num_cases_; }
@@ -120,15 +129,12 @@ class Linearization {
   PanelView<const T> features(std::size_t l) const { return features_[l].view(); }
   RowMajor<T> weights(std::size_t l) const { return weights_[l].view(); }
   RowMajor<T> transposed_weights(std::size_t l) const { return transposed_[l].view(); }
+  const std::vector<RowTask>& row_tasks() const { return row_tasks_; }
   Index tile_panels() const { return tile_panels_; }
   Index num_tiles() const { return (count_ + tile_panels_ - 1) / tile_panels_; }
   Index tile_count(Index first) const { return std::min(tile_panels_, count_ - first); }
 
  private:
-  struct OuterTask {
-    std::size_t layer;
-    Index row_begin, row_end;
-  };
   struct Weights {
     Weights() = default;
     Weights(Index rows, Index cols);
@@ -138,7 +144,7 @@ class Linearization {
     Buffer<T> data;
   };
 
-  static Index choose_chunk_panels(Index num_cases, Index chunk_size);
+
   PanelView<const T> slice(const Panels<T>& panels) const {
     return panels.empty() ? PanelView<const T>{} : panels.view().slice(0, count_);
   }
@@ -153,7 +159,7 @@ class Linearization {
   void backward_tile(std::vector<Panels<T>>& deltas, Index first, const Seed& seed);
   void outer_products(Index num_vectors, const T* v, double shift, T* out);
   void outer_product(
-      const OuterTask& task, PanelView<const T> u, const T* v, double shift, T* out) const;
+      const RowTask& task, PanelView<const T> u, const T* v, double shift, T* out) const;
   template <class F>
   void each_chunk(const OutputPass<T>& pass, const F& f);
   // Vectors that go through in one pass, out of `num_vectors`.
@@ -172,7 +178,7 @@ class Linearization {
   // Layer l + 1 of the equations above is element l of these.
   std::vector<Weights> weights_;     // W_l, (d_l x d_{l-1}), from the second layer on
   std::vector<Weights> transposed_;  // W_l', (d_{l-1} x d_l), from the second layer on
-  std::vector<OuterTask> outer_tasks_;
+  std::vector<RowTask> row_tasks_;
 
   std::mutex mutex_;  // guards what follows
   Index loaded_ = -1, first_ = 0, count_ = 0;

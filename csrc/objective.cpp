@@ -23,22 +23,25 @@ double Objective<T>::value(
 }
 
 template <class T>
-double Objective<T>::value_and_gradient(Linearization<T>& linearization,
-                                        const T* theta,
-                                        double l2,
-                                        T* g) const {
+double Objective<T>::value_and_gradient(Linearization<T>& linearization, double l2, T* g) const {
   Buffer<double> values(targets_.count() * Tile<T>::width);
-  const PanelView<const T> outputs = linearization.outputs();
+  PanelView<const T> outputs;
+  Index chunk_first = 0;
+  const auto prepare = [&](Index first, PanelView<const T> z) {
+    chunk_first = first;
+    outputs = z;
+  };
   const TileFunction<T> seed = [&](Index, Index first, PanelView<T> u) {
-    const PanelView<const T> z = outputs.slice(first, u.count),
+    const PanelView<const T> z = outputs.slice(first - chunk_first, u.count),
                              y = targets_.view().slice(first, u.count);
     loss_values<T>(loss_, z, y, values.data() + first * Tile<T>::width);
     loss_gradient<T>(loss_, z, y, u);
     weights_.apply(first, u);
   };
-  linearization.pull_back(seed, 1, g);
+  linearization.pull_back({prepare, seed}, 1, g);
   if (l2 == 0.0) return weights_.mean(values.data());
   Vectors<T> vectors(linearization.net().num_params, linearization.num_threads());
+  const T* theta = linearization.theta();
   vectors.add(l2, theta, g);
   return weights_.mean(values.data()) + 0.5 * l2 * vectors.dot(theta, theta);
 }

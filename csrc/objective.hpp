@@ -1,8 +1,8 @@
 // The objective h(theta) = sum_i w_i L(y_i, z_i) / sum_i w_i + (l2 / 2) |theta|^2 of one batch.
 #pragma once
 
+#include "linearization.hpp"
 #include "loss.hpp"
-#include "mlp.hpp"
 
 namespace natgrad {
 
@@ -16,9 +16,8 @@ class Objective {
   // h; x (N x d_0). Forward pass only: 2 N P flops, nothing kept.
   double value(
       const Architecture& net, const T* theta, const T* x, double l2, int num_threads) const;
-  // h, and g = dh/dtheta (P,), at the theta of the linearisation.   Backward pass only: 4 N P
-  // flops.
-  double value_and_gradient(Linearization<T>& linearization, const T* theta, double l2, T* g) const;
+  // h, and g = dh/dtheta (P,), where the net was linearised. Backward pass only: 4 N P flops.
+  double value_and_gradient(Linearization<T>& linearization, double l2, T* g) const;
 
  private:
   Loss loss_;

@@ -22,10 +22,11 @@ FLOORS = [
     {"check", "parallel"},
     {"panels", "random"},
     {"dense", "vectors", "panel_arrays"},
-    {"activation", "loss", "krylov", "output_kernels"},
+    {"activation", "loss", "krylov", "output_kernels", "factorization"},
     {"mlp", "sampling"},
-    {"output_matrix"},
-    {"objective", "curvature"},
+    {"linearization", "output_matrix"},
+    {"objective", "curvature", "hessian", "layer_moments"},
+    {"kronecker"},
     {"bindings"},
 ]
 FLOOR = {noun: number for number, nouns in enumerate(FLOORS) for noun in nouns}

@@ -1,20 +1,38 @@
 #include "curvature.hpp"
+#include "hessian.hpp"
 #include "objective.hpp"
 #include "registry.hpp"
 
 namespace natgrad {
+namespace {
+
+// Targets (N x num_targets) in panels, columns past N repeating the last case; empty for None.
+template <class T>
+Panels<T> pack_targets(const py::object& targets, Index num_cases, Index num_targets) {
+  if (targets.is_none()) return {};
+  const T* data = in_shape<T>(targets.cast<py::array>(), "y", {num_cases, num_targets});
+  Panels<T> panels(num_targets, num_cases);
+  pack_cases(data, num_cases, num_targets, 0, panels.count(), Fill::last_case, panels.view());
+  return panels;
+}
+
+template <class T>
+LinearizationOptions hessian_options(int num_threads, Index chunk_size) {
+  return {check_threads(num_threads), chunk_size, true};
+}
+
+}  // namespace
 
 template <class T>
 void register_objective(py::module_& m) {
   using Obj = Objective<T>;
   py::class_<Obj>(m, "Objective", "Weighted mean of a loss over the targets of one batch, plus l2.")
-      .def(py::init([](Loss loss, const py::array& targets, const py::object& weights) {
-             const T* data = in<T>(targets, "y", 2);
-             const Index num_cases = targets.shape(0), outputs = targets.shape(1);
-             Panels<T> panels(outputs, num_cases);
-             pack_cases(
-                 data, num_cases, outputs, 0, panels.count(), Fill::last_case, panels.view());
-             return Obj(loss, std::move(panels), case_weights<T>(num_cases, weights));
+      .def(py::init([](const Loss& loss, const py::array& targets, const py::object& weights) {
+             in<T>(targets, "y", 2);
+             const Index num_cases = targets.shape(0);
+             return Obj(loss,
+                        pack_targets<T>(targets, num_cases, targets.shape(1)),
+                        case_weights<T>(num_cases, weights));
            }),
            py::arg("loss"),
            py::kw_only(),
@@ -42,8 +60,7 @@ void register_objective(py::module_& m) {
           "h at params (P,) for x (N, d_0).")
       .def(
           "value_and_gradient",
-          [](const Obj& h, Linearization<T>& lin, const py::array& theta, double l2) {
-            const T* theta_data = in_shape<T>(theta, "params", {lin.net().num_params});
+          [](const Obj& h, Linearization<T>& lin, double l2) {
             check(lin.num_cases() == h.num_cases(),
                   "y has ",
                   h.num_cases(),
@@ -54,13 +71,12 @@ void register_objective(py::module_& m) {
             double value = 0;
             {
               py::gil_scoped_release release;
-              value = h.value_and_gradient(lin, theta_data, l2, g_data);
+              value = h.value_and_gradient(lin, l2, g_data);
             }
             return py::make_tuple(value, g);
           },
           py::arg("linearization"),
           py::kw_only(),
-          py::arg("params"),
           py::arg("l2"),
           "h and dh/dparams (P,) at the params of the linearisation.");
 }
@@ -89,20 +105,40 @@ template <class T>
 void register_curvature(py::module_& m) {
   using Op = CurvatureOperator<T>;
   py::class_<Op, LinearOperator<T>, std::shared_ptr<Op>>(
-      m, "Curvature", "B + shift I, B the exact Fisher or generalized Gauss-Newton matrix.")
+      m, "Curvature", "B + shift I, B = mean of J'M J for per-case output matrices M.")
       .def(py::init([](std::shared_ptr<Linearization<T>> lin,
-                       Loss loss,
+                       const Loss& loss,
+                       const std::string& kind,
+                       Index num_samples,
+                       std::uint64_t seed,
+                       const py::object& targets,
                        const py::object& weights,
                        double shift) {
+             CurvatureSpec<T> spec;
+             spec.loss = loss;
+             spec.kind = enum_from_name<OutputMatrixKind>(output_matrix_names, kind, "kind");
+             spec.num_samples = num_samples;
+             spec.seed = seed;
+             spec.targets = pack_targets<T>(
+                 targets, lin->num_cases(), loss.num_targets(lin->net().num_outputs()));
              auto case_w = case_weights<T>(lin->num_cases(), weights);
-             return std::make_shared<Op>(std::move(lin), loss, std::move(case_w), shift);
+             return std::make_shared<Op>(
+                 std::move(lin), std::move(spec), std::move(case_w), shift);
            }),
            py::arg("linearization"),
            py::arg("loss"),
            py::kw_only(),
+           py::arg("kind"),
+           py::arg("num_samples"),
+           py::arg("seed"),
+           py::arg("targets"),
            py::arg("weights"),
            py::arg("shift"))
       .def_property("shift", &Op::shift, &Op::set_shift)
+      .def_property_readonly("positive_semidefinite",
+                             [](const Op& op) { return op.output().positive_semidefinite(); })
+      .def_property_readonly("num_columns",
+                             [](const Op& op) { return op.output().num_columns(); })
       .def(
           "quadratic_form",
           [](Op& op, const py::array& v, const py::array& w) {
@@ -128,7 +164,83 @@ void register_curvature(py::module_& m) {
           },
           py::arg("v"),
           py::arg("w"),
-          "v'Av, v'Aw, w'Aw for A = B + shift I.");
+          "v'Av, v'Aw, w'Aw for A = B + shift I.")
+      .def(
+          "diagonal",
+          [](Op& op) {
+            auto d = out<T>({op.size()});
+            T* d_data = d.mutable_data();
+            py::gil_scoped_release release;
+            op.diagonal(d_data);
+            return d;
+          },
+          "Diagonal of B + shift I (P,).")
+      .def("trace", &Op::trace, py::call_guard<py::gil_scoped_release>(), "Trace of B + shift I.")
+      .def(
+          "layer_block",
+          [](Op& op, std::size_t layer) {
+            const Layer& l = op.linearization().net().layers.at(layer);
+            const Index size = l.outputs * (l.inputs + (l.has_bias ? 1 : 0));
+            auto block = out<T>({size, size});
+            T* block_data = block.mutable_data();
+            py::gil_scoped_release release;
+            op.layer_block(layer, block_data);
+            return block;
+          },
+          py::arg("layer"),
+          "Diagonal block of B + shift I that belongs to the parameters of a layer.");
+}
+
+template <class T>
+void register_hessian(py::module_& m) {
+  using Op = HessianOperator<T>;
+  py::class_<Op, LinearOperator<T>, std::shared_ptr<Op>>(
+      m, "Hessian", "H + shift I, H the Hessian of the mean loss.")
+      .def(py::init([](const Architecture& net,
+                       const Loss& loss,
+                       const py::array& theta,
+                       const py::array& x,
+                       const py::array& targets,
+                       const py::object& weights,
+                       double shift,
+                       Index chunk_size,
+                       int num_threads) {
+             const T* theta_data = in_shape<T>(theta, "params", {net.num_params});
+             const T* x_data = in_shape<T>(x, "X", {x.shape(0), net.num_inputs()});
+             const Index num_cases = x.shape(0);
+             auto panels = pack_targets<T>(targets, num_cases, loss.num_targets(net.num_outputs()));
+             auto case_w = case_weights<T>(num_cases, weights);
+             const auto options = hessian_options<T>(num_threads, chunk_size);
+             py::gil_scoped_release release;
+             auto lin =
+                 std::make_unique<Linearization<T>>(net, theta_data, x_data, num_cases, options);
+             return std::make_shared<Op>(
+                 std::move(lin), loss, std::move(panels), std::move(case_w), shift);
+           }),
+           py::arg("net"),
+           py::arg("loss"),
+           py::kw_only(),
+           py::arg("params"),
+           py::arg("x").none(false),
+           py::arg("targets"),
+           py::arg("weights"),
+           py::arg("shift"),
+           py::arg("chunk_size"),
+           py::arg("num_threads"),
+           py::keep_alive<1, 5>())  // x is read again for every chunk
+      .def_property("shift", &Op::shift, &Op::set_shift)
+      .def_property_readonly("num_threads", &Op::num_threads);
+  m.def(
+      "hessian_bytes",
+      [](const Architecture& net, Index num_cases, Index chunk_size, int num_threads) {
+        return Op::estimate_bytes(net, num_cases, hessian_options<T>(num_threads, chunk_size));
+      },
+      py::arg("net"),
+      py::kw_only(),
+      py::arg("num_cases"),
+      py::arg("chunk_size"),
+      py::arg("num_threads"),
+      "Bytes that a Hessian allocates.");
 }
 
 template void register_objective<float>(py::module_&);
@@ -137,5 +249,7 @@ template void register_operator<float>(py::module_&);
 template void register_operator<double>(py::module_&);
 template void register_curvature<float>(py::module_&);
 template void register_curvature<double>(py::module_&);
+template void register_hessian<float>(py::module_&);
+template void register_hessian<double>(py::module_&);
 
 }  // namespace natgrad

@@ -1,6 +1,6 @@
 #include <pybind11/stl.h>
 
-#include "mlp.hpp"
+#include "linearization.hpp"
 #include "registry.hpp"
 
 namespace natgrad {
@@ -53,20 +53,24 @@ void register_mlp(py::module_& m) {
       .def(py::init([](const Architecture& net,
                        const py::array& theta,
                        const py::array& x,
-                       int num_threads) {
+                       int num_threads,
+                       Index chunk_size) {
              const T* theta_data = in_shape<T>(theta, "params", {net.num_params});
              const T* x_data = in_shape<T>(x, "X", {x.shape(0), net.num_inputs()});
              const Index num_cases = x.shape(0);
+             const LinearizationOptions options{check_threads(num_threads), chunk_size, false};
              py::gil_scoped_release release;
-             return std::make_shared<Lin>(
-                 net, theta_data, x_data, num_cases, check_threads(num_threads));
+             return std::make_shared<Lin>(net, theta_data, x_data, num_cases, options);
            }),
            py::arg("net"),
            py::kw_only(),
            py::arg("params"),
            py::arg("x"),
-           py::arg("num_threads"))
+           py::arg("num_threads"),
+           py::arg("chunk_size"),
+           py::keep_alive<1, 4>())  // x is read again for every chunk
       .def_property_readonly("num_threads", &Lin::num_threads)
+      .def_property_readonly("num_chunks", &Lin::num_chunks)
       .def(
           "jvp",
           [](Lin& lin, const py::array& v) {
@@ -93,7 +97,29 @@ void register_mlp(py::module_& m) {
             return result;
           },
           py::arg("u"),
-          "J'u (K, P) for u (K, N, C).");
+          "J'u (K, P) for u (K, N, C).")
+      .def_property_readonly("params", [](const Lin& lin) {
+        auto theta = out<T>({lin.net().num_params});
+        std::copy_n(lin.theta(), lin.net().num_params, theta.mutable_data());
+        return theta;
+      });
+  m.def(
+      "linearization_bytes",
+      [](const Architecture& net,
+         Index num_cases,
+         Index num_vectors,
+         Index chunk_size,
+         int num_threads) {
+        return Lin::estimate_bytes(
+            net, num_cases, num_vectors, {check_threads(num_threads), chunk_size, false});
+      },
+      py::arg("net"),
+      py::kw_only(),
+      py::arg("num_cases"),
+      py::arg("num_vectors"),
+      py::arg("chunk_size"),
+      py::arg("num_threads"),
+      "Bytes that a linearisation allocates, with scratch for products of num_vectors at once.");
 }
 
 template void register_mlp<float>(py::module_&);

@@ -40,6 +40,8 @@ void register_objective(py::module_& m);
 template <class T>
 void register_curvature(py::module_& m);
 template <class T>
+void register_hessian(py::module_& m);
+template <class T>
 void register_kronecker(py::module_& m);
 template <class T>
 void register_vectors(py::module_& m);

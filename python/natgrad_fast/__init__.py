@@ -8,12 +8,14 @@ curvature are means over cases; damping is absolute: B + damping * I.
 from . import losses, solvers
 from ._core import __version__
 from .config import default_num_threads, show_config
+from .curvature import GGN, EmpiricalFisher, Fisher, Hessian
 from .damping import DampingPolicy, LevenbergMarquardt, Tikhonov
+from .estimates import estimate_memory
 from .history import EpochInfo, History, StepInfo
 from .krylov import CGResult, SolveInfo, Status, cg
 from .mlp import MLP
 from .objective import value, value_and_grad
-from .operators import GGN, Fisher, Jacobian
+from .operators import Jacobian
 from .optimizer import NaturalGradient
 
 __all__ = [
@@ -21,8 +23,10 @@ __all__ = [
     "MLP",
     "CGResult",
     "DampingPolicy",
+    "EmpiricalFisher",
     "EpochInfo",
     "Fisher",
+    "Hessian",
     "History",
     "Jacobian",
     "LevenbergMarquardt",
@@ -34,6 +38,7 @@ __all__ = [
     "__version__",
     "cg",
     "default_num_threads",
+    "estimate_memory",
     "losses",
     "show_config",
     "solvers",

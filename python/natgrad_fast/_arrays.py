@@ -146,6 +146,11 @@ def as_count(x: Any, name: str, minimum: int) -> int:
     return int(x)
 
 
+def as_chunk_size(chunk_size: int | None) -> int:
+    """An integer >= 1; 0, which stands for all cases, for None."""
+    return 0 if chunk_size is None else as_count(chunk_size, "chunk_size", 1)
+
+
 def as_num_threads(num_threads: int | None) -> int:
     """An integer >= 1; None asks `default_num_threads`."""
     if num_threads is None:

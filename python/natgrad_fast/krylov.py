@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ._arrays import as_count, as_name, as_num_threads, as_number, as_real, as_vector, core_for
-from .operators import CurvatureMatrix
+from .curvature import CurvatureMatrix
 
 __all__ = ["CGResult", "SolveInfo", "Status", "cg"]
 

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from . import _core
 from ._arrays import (
     as_cases,
+    as_chunk_size,
     as_count,
     as_float_dtype,
     as_floats,
@@ -200,7 +201,8 @@ class MLP:
         About 6 N P flops; `Jacobian` keeps the linearisation when several products are needed.
         """
         rows, is_block = as_rows(v, "v", self.num_params, self._dtype)
-        jv = self.linearize(X, num_threads=num_threads).jvp(rows)
+        chunk = self.one_pass_chunk_size
+        jv = self.linearize(X, num_threads=num_threads, chunk_size=chunk).jvp(rows)
         return np.moveaxis(jv, 0, 2) if is_block else jv[0]
 
     def vjp(self, X: ArrayLike, u: ArrayLike, *, num_threads: int | None = None) -> Any:
@@ -221,14 +223,29 @@ class MLP:
         shape = (x.shape[0], self._sizes[-1])
         if cotangent.shape != shape:
             raise ValueError(f"u has shape {cotangent.shape}, wanted {shape}")
-        return self.linearize(x, num_threads=num_threads).vjp(cotangent[None])[0]
+        chunk = self.one_pass_chunk_size
+        return self.linearize(x, num_threads=num_threads, chunk_size=chunk).vjp(cotangent[None])[0]
 
-    def linearize(self, X: ArrayLike, *, num_threads: int | None = None) -> Any:
+    def linearize(
+        self, X: ArrayLike, *, num_threads: int | None = None, chunk_size: int | None = None
+    ) -> Any:
         """Linearise at the present parameters over X (N, d_0); the core's object, for operators."""
         x = as_cases(X, self._sizes[0], self._dtype)
         return self._core.Linearization(
-            self._architecture, params=self._params, x=x, num_threads=as_num_threads(num_threads)
+            self._architecture,
+            params=self._params,
+            x=x,
+            num_threads=as_num_threads(num_threads),
+            chunk_size=as_chunk_size(chunk_size),
         )
+
+    @property
+    def one_pass_chunk_size(self) -> int:
+        """Cases per chunk where each is visited once, so that chunks cost nothing.
+
+        A few million activations: enough work for threads, little enough for any machine.
+        """
+        return max(1024, 8_000_000 // sum(self._sizes))
 
 
 def _as_sizes(sizes: Sequence[int]) -> tuple[int, ...]:

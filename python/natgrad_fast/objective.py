@@ -38,6 +38,7 @@ class Objective:
         self._core = core_for(net.dtype).Objective(
             self.loss.core, targets=targets, weights=self.sample_weight
         )
+        self.targets = targets
 
     def value(self, params: Any) -> float:
         """Return h at params (P,) of the net's dtype; a forward pass."""
@@ -51,13 +52,13 @@ class Objective:
             )
         )
 
-    def linearize(self) -> Any:
+    def linearize(self, chunk_size: int | None = None) -> Any:
         """Linearise the net at its present parameters over the batch."""
-        return self.net.linearize(self.x, num_threads=self.num_threads)
+        return self.net.linearize(self.x, num_threads=self.num_threads, chunk_size=chunk_size)
 
     def value_and_grad(self, linearization: Any) -> tuple[float, Any]:
-        """Return h and its gradient (P,) where the net was linearised, if it still stands there."""
-        h, g = self._core.value_and_gradient(linearization, params=self.net.params, l2=self.l2)
+        """Return h and its gradient (P,) where the net was linearised."""
+        h, g = self._core.value_and_gradient(linearization, l2=self.l2)
         return float(h), g
 
 
@@ -99,7 +100,7 @@ def value_and_grad(
     ----------
     net : MLP
     loss : str or Loss
-        "squared_error", "softmax_cross_entropy", "bernoulli_cross_entropy", or one of `losses`.
+        A name, such as "softmax_cross_entropy", or one of `losses`.
     X : (N, d_0) array_like
         Inputs, N >= 1, finite.
     y : (N, C) array_like
@@ -123,9 +124,9 @@ def value_and_grad(
 
     Notes
     -----
-    About 6 N P flops and memory for three copies of the activations.
+    About 6 N P flops. Cases go through in chunks, so that memory does not grow with N.
     """
     objective = Objective(
         net, loss, X, y, sample_weight=sample_weight, l2=l2, num_threads=num_threads
     )
-    return objective.value_and_grad(objective.linearize())
+    return objective.value_and_grad(objective.linearize(net.one_pass_chunk_size))

@@ -26,7 +26,7 @@ from .krylov import SolveInfo, Status
 from .losses import Loss, as_loss
 from .mlp import MLP, as_net
 from .objective import Objective, value
-from .operators import GGN, CurvatureMatrix, Fisher, curvature_of_objective
+from .curvature import GGN, CurvatureMatrix, Fisher, curvature_of_objective
 from .solvers import CG
 
 __all__ = ["NaturalGradient"]

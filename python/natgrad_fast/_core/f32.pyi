@@ -3,7 +3,7 @@ import natgrad_fast._core
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Curvature', 'LinearOperator', 'Linearization', 'Objective', 'all_finite', 'conjugate_gradients', 'dot', 'predict']
+__all__: list[str] = ['Curvature', 'Hessian', 'LinearOperator', 'Linearization', 'Objective', 'OutputMatrices', 'all_finite', 'conjugate_gradients', 'dot', 'hessian_bytes', 'linearization_bytes', 'predict']
 class LinearOperator:
     """
     A symmetric linear map on R^P.
@@ -19,7 +19,7 @@ class Linearization:
     """
     A net linearised at fixed parameters over one batch.
     """
-    def __init__(self, net: natgrad_fast._core.Architecture, *, params: numpy.ndarray, x: numpy.ndarray, num_threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+    def __init__(self, net: natgrad_fast._core.Architecture, *, params: numpy.ndarray, x: numpy.ndarray, num_threads: typing.SupportsInt | typing.SupportsIndex, chunk_size: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
     def jvp(self, v: numpy.ndarray) -> numpy.typing.NDArray[numpy.float32]:
         """
@@ -30,28 +30,85 @@ class Linearization:
         J'u (K, P) for u (K, N, C).
         """
     @property
+    def num_chunks(self) -> int:
+        ...
+    @property
     def num_threads(self) -> int:
+        ...
+    @property
+    def params(self) -> numpy.typing.NDArray[numpy.float32]:
+        ...
+class OutputMatrices:
+    """
+    Per-case (C x C) matrices in the space of outputs.
+    """
+    def __init__(self, loss: natgrad_fast._core.Loss, kind: str, z: numpy.ndarray, y: typing.Any, *, samples: typing.SupportsInt | typing.SupportsIndex = 1, seed: typing.SupportsInt | typing.SupportsIndex = 0, chunk: typing.SupportsInt | typing.SupportsIndex = 0, num_threads: typing.SupportsInt | typing.SupportsIndex = 1) -> None:
+        ...
+    def divide_factor(self, e: numpy.ndarray) -> tuple[numpy.typing.NDArray[numpy.float32], numpy.typing.NDArray[numpy.float32]]:
+        """
+        r (N, num_columns) and rest (N, C) of e = Q r + rest.
+        """
+    def factor(self) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        Q (N, C, num_columns), column by column.
+        """
+    def inner(self, r: numpy.ndarray, s: numpy.ndarray) -> list[float]:
+        """
+        r_i' M_i s_i, N of them.
+        """
+    def multiply(self, r: numpy.ndarray) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        M_i r_i (N, C).
+        """
+    def multiply_factor(self, w: numpy.ndarray) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        Q_i w_i (N, C).
+        """
+    def multiply_factor_transposed(self, r: numpy.ndarray) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        Q_i' r_i (N, num_columns).
+        """
+    def signs(self) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        S (N, num_columns).
+        """
+    @property
+    def needs_targets(self) -> bool:
+        ...
+    @property
+    def num_columns(self) -> int:
+        ...
+    @property
+    def positive_semidefinite(self) -> bool:
         ...
 class Objective:
     """
     Weighted mean of a loss over the targets of one batch, plus l2.
     """
-    def __init__(self, loss: str, *, targets: numpy.ndarray, weights: typing.Any) -> None:
+    def __init__(self, loss: natgrad_fast._core.Loss, *, targets: numpy.ndarray, weights: typing.Any) -> None:
         ...
     def value(self, net: natgrad_fast._core.Architecture, *, params: numpy.ndarray, x: numpy.ndarray, l2: typing.SupportsFloat | typing.SupportsIndex, num_threads: typing.SupportsInt | typing.SupportsIndex) -> float:
         """
         h at params (P,) for x (N, d_0).
         """
-    def value_and_gradient(self, linearization: Linearization, *, params: numpy.ndarray, l2: typing.SupportsFloat | typing.SupportsIndex) -> tuple[float, numpy.typing.NDArray[numpy.float32]]:
+    def value_and_gradient(self, linearization: Linearization, *, l2: typing.SupportsFloat | typing.SupportsIndex) -> tuple[float, numpy.typing.NDArray[numpy.float32]]:
         """
         h and dh/dparams (P,) at the params of the linearisation.
         """
 class Curvature(LinearOperator):
     """
-    B + shift I, B the exact Fisher or generalized Gauss-Newton matrix.
+    B + shift I, B = mean of J'M J for per-case output matrices M.
     """
-    def __init__(self, linearization: Linearization, loss: str, *, weights: typing.Any, shift: typing.SupportsFloat | typing.SupportsIndex) -> None:
+    def __init__(self, linearization: Linearization, loss: natgrad_fast._core.Loss, *, kind: str, num_samples: typing.SupportsInt | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex, targets: typing.Any, weights: typing.Any, shift: typing.SupportsFloat | typing.SupportsIndex) -> None:
         ...
+    def diagonal(self) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        Diagonal of B + shift I (P,).
+        """
+    def layer_block(self, layer: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        Diagonal block of B + shift I that belongs to the parameters of a layer.
+        """
     def quadratic_form(self, v: numpy.ndarray, w: numpy.ndarray) -> float:
         """
         v' (B + shift I) w.
@@ -60,6 +117,31 @@ class Curvature(LinearOperator):
         """
         v'Av, v'Aw, w'Aw for A = B + shift I.
         """
+    def trace(self) -> float:
+        """
+        Trace of B + shift I.
+        """
+    @property
+    def num_columns(self) -> int:
+        ...
+    @property
+    def positive_semidefinite(self) -> bool:
+        ...
+    @property
+    def shift(self) -> float:
+        ...
+    @shift.setter
+    def shift(self, arg1: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+class Hessian(LinearOperator):
+    """
+    H + shift I, H the Hessian of the mean loss.
+    """
+    def __init__(self, net: natgrad_fast._core.Architecture, loss: natgrad_fast._core.Loss, *, params: numpy.ndarray, x: numpy.ndarray, targets: numpy.ndarray, weights: typing.Any, shift: typing.SupportsFloat | typing.SupportsIndex, chunk_size: typing.SupportsInt | typing.SupportsIndex, num_threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def num_threads(self) -> int:
+        ...
     @property
     def shift(self) -> float:
         ...
@@ -77,6 +159,14 @@ def conjugate_gradients(a: typing.Any, *, preconditioner: typing.Any, b: numpy.n
 def dot(x: numpy.ndarray, y: numpy.ndarray, *, num_threads: typing.SupportsInt | typing.SupportsIndex) -> float:
     """
     x'y in double; bits independent of threads.
+    """
+def hessian_bytes(net: natgrad_fast._core.Architecture, *, num_cases: typing.SupportsInt | typing.SupportsIndex, chunk_size: typing.SupportsInt | typing.SupportsIndex, num_threads: typing.SupportsInt | typing.SupportsIndex) -> float:
+    """
+    Bytes that a Hessian allocates.
+    """
+def linearization_bytes(net: natgrad_fast._core.Architecture, *, num_cases: typing.SupportsInt | typing.SupportsIndex, num_vectors: typing.SupportsInt | typing.SupportsIndex, chunk_size: typing.SupportsInt | typing.SupportsIndex, num_threads: typing.SupportsInt | typing.SupportsIndex) -> float:
+    """
+    Bytes that a linearisation allocates, with scratch for products of num_vectors at once.
     """
 def predict(net: natgrad_fast._core.Architecture, *, params: numpy.ndarray, x: numpy.ndarray, num_threads: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float32]:
     """
