@@ -17,12 +17,18 @@ from .mlp import MLP
 from .objective import value, value_and_grad
 from .operators import Jacobian
 from .optimizer import NaturalGradient
+from .preconditioners import EKFAC, KFAC, TEKFAC, TKFAC, DiagonalPreconditioner
 
 __all__ = [
+    "EKFAC",
     "GGN",
+    "KFAC",
     "MLP",
+    "TEKFAC",
+    "TKFAC",
     "CGResult",
     "DampingPolicy",
+    "DiagonalPreconditioner",
     "EmpiricalFisher",
     "EpochInfo",
     "Fisher",
