@@ -1,52 +1,10 @@
 #pragma once
 
-#include <functional>
+#include <vector>
 
-#include "types.hpp"
+#include "recurrence.hpp"
 
 namespace natgrad {
-
-enum class CgStatus {
-  converged,
-  relative_progress,
-  max_iterations,
-  stagnated,
-  negative_curvature,
-  indefinite_preconditioner,
-  non_finite,
-  stopped,
-  interrupted
-};
-
-enum class CgStopping { residual, relative_progress };
-
-enum class CgSignal { go_on, stop, interrupt };
-
-struct CgProgress {
-  Index iteration;
-  double residual_norm;  // by the recurrence
-  double quadratic;
-};
-
-struct CgOptions {
-  double damping = 0.0;
-  double rtol = 1e-5;
-  double atol = 0.0;
-  Index max_iter = 250;
-  Index min_iter = 1;
-  CgStopping stopping = CgStopping::residual;
-  int num_threads = 1;
-  // Asked between iterations, on the calling thread.
-  std::function<CgSignal(const CgProgress&)> poll;
-};
-
-struct CgSummary {
-  CgStatus status = CgStatus::max_iterations;
-  Index iterations = 0;
-  Index matvecs = 0;
-  double residual_norm = 0.0;  // |b - (A + damping I) x|, computed from x
-  double quadratic = 0.0;      // x' (A + damping I) x / 2 - b'x
-};
 
 // y = d . x
 template <class T>
@@ -61,19 +19,34 @@ class DiagonalOperator final : public LinearOperator<T> {
   Index size_;
 };
 
-// Preconditioned conjugate gradients for (A + damping I) x = b.
+// Preconditioned conjugate gradients for (A + damping I) x_k = b_k, K right-hand sides in lockstep:
+// every round is one block product for the columns that have not stopped.
 //
-// x holds the start on entry, the solution on return. `preconditioner` approximates the inverse of
-// A + damping I; null for none. Stopping:
+// b, x (K x P); x holds the starts on entry, the solutions on return. `preconditioner` approximates
+// the inverse of A + damping I; null for none. Stopping, for each column by itself:
 //   residual           |r| <= max(rtol |b|, atol), r = b - (A + damping I) x computed from x
 //   relative_progress  i > k, phi_i < 0 and (phi_i - phi_{i-k}) / phi_i < 5e-4 k, for phi the
 //                      quadratic and k = max(10, ceil(0.1 i)): the rule and the constants of
 //                      Martens' Hessian-free code; or |r| <= atol
+//   trust_radius       the next iterate would have |x| > trust_radius: x is where the step crosses
+//                      the sphere (Steihaug 1983, Toint 1981). Starts must lie within.
 // b is scaled to a length near 1, so that inner products neither under- nor overflow. r is computed
 // from x every 50 iterations, before `converged` is returned and at the end; an accuracy out of
-// reach of T is `stagnated`. A stop for negative curvature or a bad preconditioner leaves the last
-// iterate in x, and x is never worse in the quadratic than the start.
-// One iteration costs one product and about 10 P flops.
+// reach of T is `stagnated`. A stop for a bad preconditioner leaves the last iterate in x, one for
+// negative curvature as well, or with a finite trust_radius the point of the sphere in that
+// direction. x is never worse in the quadratic than the start.
+// `iterates`, for K = 1, receives the iterates i = ceil(5 1.3^j), j = 0, 1, .. and the last one.
+// One iteration costs one product and about 10 P flops for each column.
+template <class T>
+std::vector<CgSummary> conjugate_gradients(LinearOperator<T>& a,
+                                           LinearOperator<T>* preconditioner,
+                                           const T* b,
+                                           Index num_columns,
+                                           T* x,
+                                           const CgOptions& options,
+                                           std::vector<CgIterate<T>>* iterates = nullptr);
+
+// The same for one right-hand side.
 template <class T>
 CgSummary conjugate_gradients(LinearOperator<T>& a,
                               LinearOperator<T>* preconditioner,

@@ -383,6 +383,20 @@ void Linearization<T>::vjp(const T* u, Index num_vectors, T* out) {
 }
 
 template <class T>
+void Linearization<T>::visit_outputs(
+    const std::function<void(Index first, PanelView<const T> z)>& prepare,
+    const std::function<void(Index first, PanelView<const T> z)>& f) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  each_chunk({prepare, {}}, [&] {
+    const PanelView<const T> z = activations(net_.layers.size());
+    parallel_for(num_tiles(), work_threads_, [&](Index tile, int) {
+      const Index first = tile * tile_panels_;
+      f(first_ + first, z.slice(first, tile_count(first)));
+    });
+  });
+}
+
+template <class T>
 void Linearization<T>::sweep_backward(const OutputPass<T>& pass,
                                       Index num_vectors,
                                       const std::function<void(const Deltas<T>&)>& consume) {

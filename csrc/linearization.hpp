@@ -100,6 +100,9 @@ class Linearization {
   // columns past N. v, out (K x P); 8 N P flops each, 4 N P in the first layer.
   void multiply_gauss_newton(
       const T* v, Index num_vectors, const OutputPass<T>& pass, double shift, T* out);
+  // f gets the tiles of the outputs.
+  void visit_outputs(const std::function<void(Index first, PanelView<const T> z)>& prepare,
+                     const std::function<void(Index first, PanelView<const T> z)>& f);
   // The deltas alone: pass.work writes u_k as in pull_back; consume() is called for every chunk and
   // as many vectors as fit, in order, on the calling thread, with the chunk loaded.
   // 2 N P flops each, none in the first layer.

@@ -1,5 +1,5 @@
-// Products with the matrices and factors of output_matrix.hpp for the cases of one panel. m, p, g are
-// what is stored of them.
+// Products with the matrices and factors of output_matrix.hpp for the cases of one panel; m, p, g
+// are what is stored of them.
 #pragma once
 
 #include <limits>
@@ -10,7 +10,7 @@ namespace natgrad {
 
 inline constexpr double sqrt_half = 0.70710678118654752440;
 
-// Largest |r| of divide_factor.
+// Largest entry of e / q that divide_factor lets pass.
 template <class T>
 inline constexpr T divide_limit = sizeof(T) == 4 ? T(1e2) : T(1e4);
 

@@ -18,9 +18,10 @@ inline constexpr std::array<std::string_view, 4> output_matrix_names = {
 // M_i = Q_i S_i Q_i' for the cases prepared last, with Q_i (C x num_columns), S_i = diag(+-1):
 //   scaled identity  m I                         Q = sqrt(m) I
 //   diagonal         diag(m)                     Q = diag(sqrt|m|), S = diag(sign m)
-//   softmax          diag(p) - p p'              Q = diag(q) H, q = sqrt(p), H the last C - 1 columns
-//                                                of the reflector that maps q to -e_0: H H' = I - qq'
-//   blocks           [[a^2, a b], [a b, b^2/2]]  Q = [[a, 0], [b, b/sqrt 2]], S = diag(1, -1); one
+//   softmax          diag(p) - p p'              Q = diag(q) H, q = sqrt(p), H the last C - 1
+//                                                columns of the reflector that maps q to -e_0,
+//                                                so H H' = I - q q'
+//   blocks           [[a^2, a b], [a b, b^2/2]]  Q = [[a, 0], [b, b/sqrt 2]], S = diag(1, -1), a
 //                                                block for each pair of outputs c, C/2 + c
 //   outer products   G G', G (C x S)             Q = G
 // Views hold tiles of cases, (rows x cases), and `first` is the first panel of a tile in the batch.

@@ -39,7 +39,8 @@ auto exp_of(const Array& a) {
   return a.unaryExpr([](Scalar s) { return std::exp(s); });
 }
 
-// a b with 0 Inf = 0: a residual of zero has no part in the loss, however small the variance.
+// a b, 0 where a = 0 even if b is Inf: a residual of zero has no part in the loss, however small
+// the variance, nor has a case of no weight, however large its loss.
 template <class A, class B>
 auto zero_times(const A& a, const B& b) {
   using Scalar = typename A::Scalar;

@@ -1,5 +1,5 @@
-// Random bits that depend on their place alone: Philox4x64-10 (Salmon, Moraes, Dror, Shaw, "Parallel
-// random numbers: as easy as 1, 2, 3", SC 2011). Streams of different (key, counter) are
+// Random bits that depend on their place alone: Philox4x64-10 (Salmon, Moraes, Dror, Shaw,
+// "Parallel random numbers: as easy as 1, 2, 3", SC 2011). Streams of different (key, counter) are
 // independent, so that any thread can draw for any case.
 #pragma once
 

@@ -13,34 +13,19 @@ constexpr Index block = Index{1} << 14;
 // Vectors shorter than this are left to one thread.
 constexpr Index serial_size = Index{1} << 16;
 
-// Independent partial sums, so that the additions of a block do not wait for each other.
-constexpr Index chains = 16;
-
-// sum_i f(i) for i in [begin, end), in double.
-template <class F>
-double chained_sum(Index begin, Index end, const F& f) {
-  double sums[chains] = {};
-  Index i = begin;
-  for (; i + chains <= end; i += chains)
-    for (Index c = 0; c < chains; ++c) sums[c] += f(i + c);
-  for (Index c = 0; i < end; ++i, ++c) sums[c] += f(i);
-  double sum = 0;
-  for (Index c = 0; c < chains; ++c) sum += sums[c];
-  return sum;
-}
-
 }  // namespace
 
 template <class T>
 Vectors<T>::Vectors(Index size, int num_threads)
     : size_(size),
       num_threads_(size < serial_size ? 1 : num_threads),
-      partial_((size + block - 1) / block) {}
+      num_blocks_((size + block - 1) / block),
+      partial_(3 * num_blocks_) {}
 
 template <class T>
 template <class F>
 void Vectors<T>::each_block(const F& f) {
-  parallel_for(partial_.size(), num_threads_, [&](Index i, int) {
+  parallel_for(num_blocks_, num_threads_, [&](Index i, int) {
     f(i * block, std::min(size_, (i + 1) * block));
   });
 }
@@ -48,11 +33,11 @@ void Vectors<T>::each_block(const F& f) {
 template <class T>
 template <class F>
 double Vectors<T>::sum_blocks(const F& f) {
-  parallel_for(partial_.size(), num_threads_, [&](Index i, int) {
+  parallel_for(num_blocks_, num_threads_, [&](Index i, int) {
     partial_[i] = f(i * block, std::min(size_, (i + 1) * block));
   });
   double sum = 0;
-  for (Index i = 0; i < partial_.size(); ++i) sum += partial_[i];
+  for (Index i = 0; i < num_blocks_; ++i) sum += partial_[i];
   return sum;
 }
 
@@ -159,6 +144,56 @@ double Vectors<T>::cg_update(double a, const T* p, const T* q, T* x, T* r) {
     }
     return chained_sum(
         begin, end, [=](Index i) { return static_cast<double>(r[i]) * static_cast<double>(r[i]); });
+  });
+}
+
+template <class T>
+std::array<double, 3> Vectors<T>::ball_dots(const T* x, const T* p) {
+  parallel_for(num_blocks_, num_threads_, [&](Index task, int) {
+    const Index begin = task * block, end = std::min(size_, begin + block);
+    const auto part = [=](const T* u, const T* v) {
+      return chained_sum(begin, end, [=](Index i) {
+        return static_cast<double>(u[i]) * static_cast<double>(v[i]);
+      });
+    };
+    partial_[task] = part(x, x);
+    partial_[num_blocks_ + task] = part(x, p);
+    partial_[2 * num_blocks_ + task] = part(p, p);
+  });
+  std::array<double, 3> sums{};
+  for (Index k = 0; k < 3; ++k)
+    for (Index i = 0; i < num_blocks_; ++i)
+      sums[static_cast<std::size_t>(k)] += partial_[k * num_blocks_ + i];
+  return sums;
+}
+
+template <class T>
+double Vectors<T>::residual_update(double a, const T* q, T* r) {
+  const T factor = static_cast<T>(a);
+  return sum_blocks([=](Index begin, Index end) {
+    for (Index i = begin; i < end; ++i) r[i] -= factor * q[i];
+    return chained_sum(
+        begin, end, [=](Index i) { return static_cast<double>(r[i]) * static_cast<double>(r[i]); });
+  });
+}
+
+template <class T>
+void Vectors<T>::shifted_updates(const T* r, const ShiftedStep<T>* steps, Index num_steps) {
+  // Shorter than the blocks of sums: r stays in the first-level cache for all systems.
+  constexpr Index piece = Index{1} << 11;
+  each_block([=](Index first, Index last) {
+    for (Index begin = first; begin < last; begin += piece) {
+      const Index end = std::min(last, begin + piece);
+      for (Index j = 0; j < num_steps; ++j) {
+        const T length = static_cast<T>(steps[j].length), decay = static_cast<T>(steps[j].decay);
+        T* x = steps[j].x;
+        T* p = steps[j].p;
+        for (Index i = begin; i < end; ++i) {
+          x[i] += length * p[i];
+          p[i] = r[i] + decay * p[i];
+        }
+      }
+    }
   });
 }
 

@@ -3,9 +3,34 @@
 // threads.
 #pragma once
 
+#include <array>
+
 #include "panels.hpp"
 
 namespace natgrad {
+
+// sum_i f(i) for i in [begin, end), in double, by independent partial sums: the additions do not wait
+// for each other.
+template <class F>
+double chained_sum(Index begin, Index end, const F& f) {
+  constexpr Index chains = 16;
+  double sums[chains] = {};
+  Index i = begin;
+  for (; i + chains <= end; i += chains)
+    for (Index c = 0; c < chains; ++c) sums[c] += f(i + c);
+  for (Index c = 0; i < end; ++i, ++c) sums[c] += f(i);
+  double sum = 0;
+  for (Index c = 0; c < chains; ++c) sum += sums[c];
+  return sum;
+}
+
+// One of several systems that share the residual r, up to a factor.
+template <class T>
+struct ShiftedStep {
+  double length, decay;
+  T* x;
+  T* p;
+};
 
 template <class T>
 class Vectors {
@@ -27,6 +52,12 @@ class Vectors {
   double shift_and_dot(double shift, const T* p, T* q);
   // x += a p, r -= a q; returns r'r.
   double cg_update(double a, const T* p, const T* q, T* x, T* r);
+  // x'x, x'p, p'p
+  std::array<double, 3> ball_dots(const T* x, const T* p);
+  // r -= a q; returns r'r.
+  double residual_update(double a, const T* q, T* r);
+  // x_j += length_j p_j, then p_j = r + decay_j p_j, in one sweep: r is read once.
+  void shifted_updates(const T* r, const ShiftedStep<T>* steps, Index num_steps);
 
  private:
   template <class F>
@@ -36,7 +67,8 @@ class Vectors {
 
   Index size_;
   int num_threads_;
-  Buffer<double> partial_;
+  Index num_blocks_;
+  Buffer<double> partial_;  // (3 x num_blocks)
 };
 
 }  // namespace natgrad

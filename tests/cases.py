@@ -12,6 +12,7 @@ import numpy as np
 import reference
 
 SQUARED, SOFTMAX, BERNOULLI = "squared_error", "softmax_cross_entropy", "bernoulli_cross_entropy"
+POISSON, STUDENT, MEAN_VARIANCE = "poisson", "student_t", "gaussian_mean_variance"
 
 
 class Problem(NamedTuple):
@@ -77,6 +78,12 @@ class Case:
         if self.loss == BERNOULLI:
             soft = rng.random((self.n, num_outputs))
             return np.where(rng.random(soft.shape) < 0.5, np.round(soft), soft)
+        if self.loss == POISSON:
+            return rng.poisson(1.5, (self.n, num_outputs))
+        if self.loss == STUDENT:  # with outliers, where the Hessian is negative
+            return rng.standard_t(2.0, (self.n, num_outputs))
+        if self.loss == MEAN_VARIANCE:
+            return rng.standard_normal((self.n, num_outputs // 2))
         return rng.standard_normal((self.n, num_outputs))
 
     def problem(self, dtype):
@@ -115,11 +122,20 @@ SMALL = [
         "3-5-4-2-mixed", (3, 5, 4, 2), SQUARED, activation=("relu", "sin"), output_activation="silu"
     ),
     Case("3-6-2-weighted", (3, 6, 2), SQUARED, weighted=True),
+    Case("3-6-2-poisson", (3, 6, 2), POISSON),
+    Case("5-7-3-poisson-weighted", (5, 7, 3), POISSON, activation="softplus", weighted=True),
     Case("10-12-4-single-case", (10, 12, 4), SOFTMAX, n=1, activation="logistic"),
     Case("1-70-1-wide", (1, 70, 1), SQUARED, n=300, activation="silu"),
     Case("9-12-3-12-9-autoencoder", (9, 12, 3, 12, 9), BERNOULLI, n=40, activation="logistic"),
     Case("2-5-5-5-5-5-2-deep", (2, 5, 5, 5, 5, 5, 2), SQUARED, activation="sin"),
     Case("20-33-17-10-tiles", (20, 33, 17, 10), SOFTMAX, n=300, weighted=True),
+]
+# The Hessian of the loss depends on y and is not the Fisher matrix; it may be indefinite.
+OTHER_LAWS = [
+    Case("3-2-student", (3, 2), STUDENT, weighted=True),
+    Case("4-6-3-student-silu", (4, 6, 3), STUDENT, n=40, activation="silu"),
+    Case("5-8-4-mean-variance", (5, 8, 4), MEAN_VARIANCE, n=40),
+    Case("2-7-2-one-mean", (2, 7, 2), MEAN_VARIANCE, activation="gelu", weighted=True),
 ]
 ACTIVATIONS = [
     Case(f"4-7-3-{name}", (4, 7, 3), SQUARED, activation=name, output_activation=name)
@@ -128,7 +144,7 @@ ACTIVATIONS = [
 # Differences make no sense across a kink.
 SMOOTH = [
     case
-    for case in SMALL
+    for case in SMALL + OTHER_LAWS
     if not any(reference.ACTIVATIONS[name].kink for name in case.oracle.activations)
 ]
 # Well above the limit below which a second thread is not worth its start.

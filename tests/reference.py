@@ -97,14 +97,16 @@ ACTIVATIONS = {
 # Losses, per case: value (N,), gradient (N, C), Hessian and Fisher (N, C, C) with respect to z
 
 
+def column(y, num_outputs):
+    """(N,) targets become a column, others stay."""
+    y = np.asarray(y, float)
+    return y if y.ndim == 2 else y[:, None]
+
+
 def one_hot(y, num_classes):
-    """(N,) labels become (N, C) rows; (N,) targets of one output become a column."""
+    """(N,) labels become (N, C) rows."""
     y = np.asarray(y)
-    if y.ndim == 2:
-        return y.astype(float)
-    if num_classes == 1:
-        return y.astype(float)[:, None]
-    return np.eye(num_classes)[y.astype(int)]
+    return np.eye(num_classes)[y.astype(int)] if y.ndim == 1 else y.astype(float)
 
 
 def softmax(z):
@@ -132,9 +134,54 @@ class Loss:
     gradient: Callable  # (z, y) -> (N, C)
     fisher: Callable  # z -> (N, C, C), expectation over the model's own distribution
     hessian_of: Callable | None = None  # (z, y) -> (N, C, C); None: the same as the Fisher
+    targets: Callable = column  # what users give, C -> y as the functions above take it
 
     def hessian(self, z, y):
         return self.fisher(z) if self.hessian_of is None else self.hessian_of(z, y)
+
+
+def student_t(df=4.0, scale=1.0):
+    """Negative logarithm of the density of z + scale t_df, without its constants."""
+
+    def denominator(z, y):
+        return df * scale**2 + (y - z) ** 2
+
+    return Loss(
+        lambda z, y: 0.5 * (df + 1) * np.log1p((y - z) ** 2 / (df * scale**2)).sum(axis=1),
+        lambda z, y: -(df + 1) * (y - z) / denominator(z, y),
+        lambda z: _diagonal(np.full_like(z, (df + 1) / ((df + 3) * scale**2))),
+        lambda z, y: _diagonal(
+            (df + 1) * (df * scale**2 - (y - z) ** 2) / denominator(z, y) ** 2,
+        ),
+    )
+
+
+def _mean_and_deviation(z):
+    mean, log_variance = np.split(z, 2, axis=1)
+    return mean, np.exp(0.5 * log_variance)
+
+
+def _mean_variance_value(z, y):
+    mean, deviation = _mean_and_deviation(z)
+    return (0.5 * ((y - mean) / deviation) ** 2 + np.log(deviation)).sum(axis=1)
+
+
+def _mean_variance_gradient(z, y):
+    mean, deviation = _mean_and_deviation(z)
+    u = (y - mean) / deviation
+    return np.hstack([-u / deviation, 0.5 - 0.5 * u**2])
+
+
+def _mean_variance_fisher(z):
+    _, deviation = _mean_and_deviation(z)
+    return _diagonal(np.hstack([deviation**-2, np.full_like(deviation, 0.5)]))
+
+
+def _mean_variance_hessian(z, y):
+    mean, deviation = _mean_and_deviation(z)
+    u = (y - mean) / deviation
+    mixed = _diagonal(u / deviation)
+    return np.block([[_diagonal(deviation**-2), mixed], [mixed, _diagonal(0.5 * u**2)]])
 
 
 LOSSES = {
@@ -148,13 +195,32 @@ LOSSES = {
         lambda z, y: (y * (_log_sum_exp(z)[:, None] - z)).sum(axis=1),
         lambda z, y: softmax(z) - y,
         _softmax_fisher,
+        targets=one_hot,
     ),
     "bernoulli_cross_entropy": Loss(
         lambda z, y: (y * softplus(-z) + (1.0 - y) * softplus(z)).sum(axis=1),
         lambda z, y: logistic(z) - y,
         lambda z: _diagonal(_logistic_d1(z)),
     ),
+    "poisson": Loss(
+        lambda z, y: (np.exp(z) - y * z).sum(axis=1),
+        lambda z, y: np.exp(z) - y,
+        lambda z: _diagonal(np.exp(z)),
+    ),
+    "student_t": student_t(),
+    "gaussian_mean_variance": Loss(
+        _mean_variance_value,
+        _mean_variance_gradient,
+        _mean_variance_fisher,
+        _mean_variance_hessian,
+    ),
 }
+
+
+def as_loss(loss):
+    """A loss from its name, or the loss itself."""
+    return LOSSES[loss] if isinstance(loss, str) else loss
+
 
 # ------------------------------------------------------------------------------------------------
 # Net
@@ -226,14 +292,15 @@ def _mean_weights(num_cases, sample_weight):
 def value(net, loss, theta, x, y, sample_weight=None, l2=0.0):
     z = net.forward(theta, x)
     w = _mean_weights(len(z), sample_weight)
-    theta = np.asarray(theta, float)
-    return w @ LOSSES[loss].value(z, one_hot(y, z.shape[1])) + 0.5 * l2 * theta @ theta
+    theta, loss = np.asarray(theta, float), as_loss(loss)
+    return w @ loss.value(z, loss.targets(y, z.shape[1])) + 0.5 * l2 * theta @ theta
 
 
 def gradient(net, loss, theta, x, y, sample_weight=None, l2=0.0):
     z = net.forward(theta, x)
     w = _mean_weights(len(z), sample_weight)
-    delta = LOSSES[loss].gradient(z, one_hot(y, z.shape[1]))
+    loss = as_loss(loss)
+    delta = loss.gradient(z, loss.targets(y, z.shape[1]))
     jacobian = net.jacobian(theta, x)
     return np.einsum("n,nc,ncp->p", w, delta, jacobian) + l2 * np.asarray(theta, float)
 
@@ -249,13 +316,14 @@ def _curvature(jacobian, output_matrix, w, shift):
 def fisher(net, loss, theta, x, sample_weight=None, l2=0.0, damping=0.0):
     z = net.forward(theta, x)
     w = _mean_weights(len(z), sample_weight)
-    return _curvature(net.jacobian(theta, x), LOSSES[loss].fisher(z), w, l2 + damping)
+    return _curvature(net.jacobian(theta, x), as_loss(loss).fisher(z), w, l2 + damping)
 
 
 def ggn(net, loss, theta, x, y, sample_weight=None, l2=0.0, damping=0.0):
     z = net.forward(theta, x)
     w = _mean_weights(len(z), sample_weight)
-    hessian = LOSSES[loss].hessian(z, one_hot(y, z.shape[1]))
+    loss = as_loss(loss)
+    hessian = loss.hessian(z, loss.targets(y, z.shape[1]))
     return _curvature(net.jacobian(theta, x), hessian, w, l2 + damping)
 
 
@@ -265,7 +333,7 @@ def fisher_product(net, loss, theta, x, v, chunk=16):
     for at in range(0, len(x), chunk):
         part = x[at : at + chunk]
         jacobian = net.jacobian(theta, part)
-        output = LOSSES[loss].fisher(net.forward(theta, part))
+        output = as_loss(loss).fisher(net.forward(theta, part))
         total += np.einsum("ncp,ncd,nd->p", jacobian, output, jacobian @ v, optimize=True)
     return total / len(x)
 

@@ -338,6 +338,7 @@ def test_every_status_has_advice():
     names = {
         "converged": True,
         "relative_progress": True,
+        "trust_radius": True,
         "max_iterations": False,
         "stagnated": False,
         "negative_curvature": False,

@@ -1,13 +1,25 @@
 """Value and gradient of the objective: weighted mean over cases, plus l2."""
 
+import pickle
+
 import cases
 import natgrad_fast as ng
 import numpy as np
 import pytest
 import reference
-from cases import BERNOULLI, SOFTMAX, SQUARED, Case, assert_close, same_bits
+from cases import (
+    BERNOULLI,
+    MEAN_VARIANCE,
+    POISSON,
+    SOFTMAX,
+    SQUARED,
+    STUDENT,
+    Case,
+    assert_close,
+    same_bits,
+)
 
-LOSSES = [SQUARED, SOFTMAX, BERNOULLI]
+LOSSES = [SQUARED, SOFTMAX, BERNOULLI, POISSON, STUDENT, MEAN_VARIANCE]
 
 
 def small_case(loss, **options):
@@ -15,7 +27,7 @@ def small_case(loss, **options):
 
 
 @pytest.mark.parametrize("l2", [0.0, 0.3])
-@pytest.mark.parametrize("case", cases.SMALL + cases.ACTIVATIONS, ids=cases.ids)
+@pytest.mark.parametrize("case", cases.SMALL + cases.OTHER_LAWS + cases.ACTIVATIONS, ids=cases.ids)
 def test_value_and_gradient_equal_oracle(case, l2, dtype, tol):
     net, oracle, x, y, weight = problem = case.problem(dtype)
     h, g = ng.value_and_grad(net, case.loss, x, y, sample_weight=weight, l2=l2)
@@ -54,6 +66,28 @@ def test_gradient_is_the_derivative_of_the_value(case, rng):
     )
 
 
+@pytest.mark.parametrize("case", cases.OTHER_LAWS, ids=cases.ids)
+def test_fisher_of_other_laws_equals_oracle(case, dtype, tol, rng):
+    net, oracle, x, _, weight = problem = case.problem(dtype)
+    exact = reference.fisher(oracle, case.loss, *problem.args[:2], weight)
+    fisher = ng.Fisher(net, case.loss, x, sample_weight=weight)
+    assert_close(fisher.to_dense(), exact, tol.product)
+    v, w = rng.standard_normal((2, net.num_params)).astype(dtype)
+    scale = np.linalg.norm(exact, 2) * np.linalg.norm(v) * np.linalg.norm(w)
+    assert fisher.quadratic_form(v, w) == pytest.approx(v @ exact @ w, abs=tol.product * scale)
+
+
+def test_parameters_of_student_t_reach_the_core(dtype, tol):
+    net, oracle, x, y, _ = problem = small_case(STUDENT).problem(dtype)
+    for df, scale in [(1.0, 1.0), (4.0, 0.3), (30.0, 2.0)]:
+        loss, exact = ng.losses.StudentT(df, scale), reference.student_t(df, scale)
+        h, g = ng.value_and_grad(net, loss, x, y)
+        assert h == pytest.approx(reference.value(oracle, exact, *problem.args), rel=tol.forward)
+        assert_close(g, reference.gradient(oracle, exact, *problem.args), tol.gradient)
+        fisher = ng.Fisher(net, loss, x).to_dense()
+        assert_close(fisher, reference.fisher(oracle, exact, *problem.args[:2]), tol.product)
+
+
 @pytest.mark.parametrize("target", ["right", "wrong"])
 @pytest.mark.parametrize("loss", [SOFTMAX, BERNOULLI])
 def test_extreme_logits(loss, target, dtype, tol):
@@ -72,6 +106,51 @@ def test_extreme_logits(loss, target, dtype, tol):
     assert np.abs(g - reference.gradient(*args)).max() <= tol.gradient
     fisher = ng.Fisher(net, loss, x).to_dense()
     assert np.abs(fisher - reference.fisher(*args[:4])).max() <= tol.product
+
+
+def constant_net(outputs, dtype):
+    """One layer without bias: for x = 1 the outputs are the parameters, as the gradients are."""
+    net = ng.MLP([1, len(outputs)], bias=False, dtype=dtype)
+    net.params = np.array(outputs, dtype)
+    return net, np.ones((1, 1), dtype)
+
+
+@pytest.mark.parametrize(
+    ("loss", "outputs", "y"),
+    [
+        (POISSON, [-1e4, -1e4, 80.0], [0.0, 3.0, 1e4]),
+        (STUDENT, [1e4, -1e4, 0.0], [-1e4, 0.0, 0.0]),
+        (MEAN_VARIANCE, [1e4, 1e4, 3.0, 1e4, -20.0, -1e4], [-1e4, 1e4, 3.0]),
+    ],
+)
+def test_extreme_outputs_of_other_laws(loss, outputs, y, dtype, tol):
+    net, x = constant_net(outputs, dtype)
+    y = np.array([y], dtype)
+    h, g = ng.value_and_grad(net, loss, x, y)
+    z = net.params.astype(float)[None]
+    if loss == MEAN_VARIANCE:  # a residual of 0 at variance 0: the definition says 0 / 0
+        assert h == pytest.approx(0.5 * ((2e4) ** 2 * np.exp(-1e4) + 1e4 - 20.0 - 1e4))
+        # the means have met their targets, or their variance is infinite
+        assert np.abs(g - [0, 0, 0, 0.5, 0.5, 0.5]).max() <= tol.eps
+        return
+    exact = reference.LOSSES[loss]
+    assert h == pytest.approx(exact.value(z, y.astype(float))[0], rel=tol.forward)
+    assert_close(g, exact.gradient(z, y.astype(float))[0], tol.forward)
+
+
+@pytest.mark.parametrize(
+    ("loss", "outputs", "y"), [(POISSON, [1e4], [2.0]), (MEAN_VARIANCE, [0.0, -1e4], [1.0])]
+)
+def test_overflow_is_infinite(loss, outputs, y, dtype):
+    net, x = constant_net(outputs, dtype)
+    h, g = ng.value_and_grad(net, loss, x, np.array([y], dtype))
+    assert h == np.inf
+    assert np.isinf(g).all()
+    # a case of no weight stays out
+    x, y = np.vstack([x, 0 * x]), np.array([y, y], dtype)
+    h, g = ng.value_and_grad(net, loss, x, y, sample_weight=[0.0, 1.0])
+    assert np.isfinite(h)
+    assert not g.any()
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -119,9 +198,10 @@ def test_ways_to_give_softmax_targets(dtype):
     assert_close(g_rows, g, 1e-5)
 
 
-@pytest.mark.parametrize("loss", [SQUARED, BERNOULLI])
+@pytest.mark.parametrize("loss", [SQUARED, BERNOULLI, POISSON, STUDENT, MEAN_VARIANCE])
 def test_flat_targets_for_one_output(loss, dtype):
-    net, _, x, y, _ = Case("3-4-1", (3, 4, 1), loss).problem(dtype)
+    num_outputs = 2 if loss == MEAN_VARIANCE else 1
+    net, _, x, y, _ = Case("3-4-1", (3, 4, num_outputs), loss).problem(dtype)
     h, g = ng.value_and_grad(net, loss, x, y)
     h_flat, g_flat = ng.value_and_grad(net, loss, x, y[:, 0])
     assert h == h_flat
@@ -134,11 +214,113 @@ def test_flat_targets_for_one_output(loss, dtype):
         (SQUARED, ng.losses.SquaredError()),
         (SOFTMAX, ng.losses.SoftmaxCrossEntropy()),
         (BERNOULLI, ng.losses.BernoulliCrossEntropy()),
+        (POISSON, ng.losses.Poisson()),
+        (STUDENT, ng.losses.StudentT(df=4.0, scale=1.0)),
+        (MEAN_VARIANCE, ng.losses.GaussianMeanVariance()),
     ],
 )
 def test_name_and_instance_are_the_same_loss(loss, instance):
     net, _, x, y, _ = small_case(loss).problem("float64")
     assert ng.value(net, loss, x, y) == ng.value(net, instance, x, y)
+    assert ng.losses.as_loss(loss) == instance
+    assert hash(ng.losses.as_loss(loss)) == hash(instance)
+    assert eval(repr(instance), vars(ng.losses)) == instance
+    assert pickle.loads(pickle.dumps(instance)) == instance
+
+
+def test_losses_compare_by_parameters():
+    student = ng.losses.StudentT
+    assert student(3, 2) == student(df=3.0, scale=2.0)
+    assert student(3, 2) != student(3, 1)
+    assert student(3, 2) != student(4, 2)
+    assert ng.losses.Poisson() != ng.losses.SquaredError()
+    assert repr(student(3, 2)) == "StudentT(df=3.0, scale=2.0)"
+    assert len({student(), student(4.0), student(5.0), ng.losses.Poisson()}) == 3
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: ng.losses.StudentT(0.0), ValueError, "df must be > 0, got 0"),
+        (lambda: ng.losses.StudentT(scale=-1), ValueError, "scale must be > 0, got -1"),
+        (lambda: ng.losses.StudentT(df="4"), TypeError, "df must be a real number, got '4'"),
+        (lambda: ng.losses.StudentT(df=np.inf), ValueError, "df must be finite, got inf"),
+    ],
+)
+def test_bad_parameters(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("loss", "num_outputs", "y", "message"),
+    [
+        (POISSON, 2, [[1, 0], [2, -1]], r"y must be >= 0, got -1.0 at row 1, column 1"),
+        (POISSON, 2, [[1, 0], [2, np.nan]], r"y has NaN or Inf .* at row 1, column 1"),
+        (STUDENT, 2, [1, 2], r"y has shape \(2,\), wanted \(2, 2\)"),
+        (MEAN_VARIANCE, 3, [[1], [2]], r"outputs must be even .*, got 3"),
+        (MEAN_VARIANCE, 4, np.zeros((2, 4)), r"y has shape \(2, 4\), wanted \(2, 2\)"),
+        (MEAN_VARIANCE, 2, np.zeros(3), r"y has shape \(3, 1\), wanted \(2, 1\)"),
+    ],
+)
+def test_bad_targets(loss, num_outputs, y, message):
+    net = ng.MLP([3, num_outputs])
+    with pytest.raises(ValueError, match=message):
+        ng.value(net, loss, np.zeros((2, 3)), y)
+
+
+# ------------------------------------------------------------------------------------------------
+# The oracle itself
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_oracle_derivatives_are_differences(loss, rng):
+    exact, z = reference.LOSSES[loss], rng.standard_normal((17, 4))
+    y = exact.targets(Case("4-4", (4, 4), loss).targets(rng), 4)
+    gradient, hessian = exact.gradient(z, y), exact.hessian(z, y)
+    for c in range(4):
+        unit = np.eye(4)[c]
+        # order 4 at h = 1e-3: truncation near 1e-11, rounding eps / 1e-3 = 1e-12
+        slope = reference.difference(lambda point: exact.value(point, y), z, unit, 1e-3)
+        assert_close(gradient[:, c], slope, 1e-9)
+        slope = reference.difference(lambda point: exact.gradient(point, y), z, unit, 1e-3)
+        assert_close(hessian[:, :, c], slope, 1e-9)
+
+
+def law_of(loss, z):
+    """Targets and their probabilities under the model at outputs z (C,), C small."""
+    if loss == SOFTMAX:
+        return np.eye(len(z)), reference.softmax(z[None])[0]
+    if loss == BERNOULLI:
+        return np.array([[0.0], [1.0]]), np.exp(z[0] * np.arange(2)) / (1 + np.exp(z[0]))
+    if loss == POISSON:
+        counts = np.arange(60.0)
+        log_factorial = np.cumsum(np.log(np.maximum(counts, 1.0)))
+        return counts[:, None], np.exp(counts * z[0] - np.exp(z[0]) - log_factorial)
+    if loss == STUDENT:  # t = sqrt(df) tan(a) turns the density into cos(a)^(df - 1)
+        nodes, weights = np.polynomial.legendre.leggauss(80)
+        angle = 0.5 * np.pi * nodes
+        density = weights * np.cos(angle) ** 3
+        return z[0] + 2.0 * np.tan(angle)[:, None], density / density.sum()
+    nodes, weights = np.polynomial.hermite_e.hermegauss(20)
+    deviation = np.exp(0.5 * z[1]) if loss == MEAN_VARIANCE else 1.0
+    return z[0] + deviation * nodes[:, None], weights / weights.sum()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_oracle_fisher_is_the_expected_square_of_the_score(loss, rng):
+    num_outputs = {SOFTMAX: 3, MEAN_VARIANCE: 2}.get(loss, 1)
+    exact, z = reference.LOSSES[loss], 0.7 * rng.standard_normal(num_outputs)
+    y, probability = law_of(loss, z)
+    score = exact.gradient(np.tile(z, (len(y), 1)), y)
+    assert probability.sum() == pytest.approx(1.0)
+    # sums over all labels and quadratures that are exact up to rounding
+    assert np.abs(probability @ score).max() < 1e-12
+    fisher = np.einsum("n,nc,nd->cd", probability, score, score)
+    assert_close(fisher, exact.fisher(z[None])[0], 1e-10)
+    # so is the expected Hessian
+    hessian = np.einsum("n,ncd->cd", probability, exact.hessian(np.tile(z, (len(y), 1)), y))
+    assert_close(hessian, fisher, 1e-10)
 
 
 def test_sums_are_accumulated_in_double():

@@ -54,9 +54,11 @@ void register_all(py::module_ m) {
   register_objective<T>(m);
   register_curvature<T>(m);
   register_hessian<T>(m);
+  register_sample_space<T>(m);
   register_kronecker<T>(m);
   register_vectors<T>(m);
   register_krylov<T>(m);
+  register_nystrom<T>(m);
 }
 
 }  // namespace

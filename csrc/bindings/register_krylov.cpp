@@ -1,102 +1,37 @@
-#include <chrono>
-#include <optional>
-
-#include "krylov.hpp"
-#include "registry.hpp"
+#include "callables.hpp"
+#include "multishift.hpp"
 #include "vectors.hpp"
 
 namespace natgrad {
 namespace {
 
-// In the order of CgStatus.
-constexpr std::array<const char*, 9> status_names = {"converged",
-                                                     "relative_progress",
-                                                     "max_iterations",
-                                                     "stagnated",
-                                                     "negative_curvature",
-                                                     "indefinite_preconditioner",
-                                                     "non_finite",
-                                                     "stopped",
-                                                     "interrupted"};
+py::tuple to_tuple(const CgSummary& summary) {
+  return py::make_tuple(status_names[static_cast<std::size_t>(summary.status)],
+                        summary.iterations,
+                        summary.matvecs,
+                        summary.residual_norm,
+                        summary.quadratic);
+}
 
-// y = f(x) by a Python callable (P,) -> (P,); takes the GIL for the call.
+// (iteration, x, quadratic) of every iterate; the arrays take over the memory.
 template <class T>
-class CallableOperator final : public LinearOperator<T> {
- public:
-  CallableOperator(py::object f, Index size) : f_(std::move(f)), size_(size) {}
-  Index size() const override { return size_; }
-  void apply(const T* x, T* y) override {
-    const py::gil_scoped_acquire gil;
-    auto argument = out<T>({size_});
-    std::copy(x, x + size_, argument.mutable_data());
-    const py::array result = f_(argument).template cast<py::array>();
-    const T* data = in_shape<T>(result, "product of the operator", {size_});
-    std::copy(data, data + size_, y);
+py::list to_list(std::vector<CgIterate<T>>&& iterates) {
+  py::list result;
+  for (CgIterate<T>& iterate : iterates) {
+    auto* owner = new Buffer<T>(std::move(iterate.x));
+    const py::capsule capsule(owner, [](void* p) { delete static_cast<Buffer<T>*>(p); });
+    const py::array_t<T> x(owner->size(), owner->data(), capsule);
+    result.append(py::make_tuple(iterate.iteration, x, iterate.quadratic));
   }
+  return result;
+}
 
- private:
-  py::object f_;
-  Index size_;
-};
-
-// Asks Python for pending signals at most every 20 ms, and the user's callback after every
-// iteration.
-class Poll {
- public:
-  explicit Poll(py::object callback)
-      : callback_(std::move(callback)), has_callback_(!callback_.is_none()) {}
-
-  CgSignal operator()(const CgProgress& progress) {
-    const auto now = std::chrono::steady_clock::now();
-    const bool check_signals = now - last_ > std::chrono::milliseconds(20);
-    if (!check_signals && !has_callback_) return CgSignal::go_on;
-    last_ = now;
-    const py::gil_scoped_acquire gil;
-    try {
-      if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-      if (!has_callback_) return CgSignal::go_on;
-      const py::object answer =
-          callback_(progress.iteration, progress.residual_norm, progress.quadratic);
-      return PyObject_IsTrue(answer.ptr()) == 1 ? CgSignal::stop : CgSignal::go_on;
-    } catch (py::error_already_set& error) {
-      if (!error.matches(PyExc_KeyboardInterrupt)) throw;
-      return CgSignal::interrupt;
-    }
-  }
-
- private:
-  py::object callback_;
-  bool has_callback_;
-  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
-};
-
-// An operator of the core as it is, an array as a diagonal, anything else as a callable; null for None.
-template <class T>
-class AnyOperator {
- public:
-  AnyOperator(const py::object& object, Index size) {
-    if (object.is_none()) return;
-    if (py::isinstance<LinearOperator<T>>(object)) {
-      operator_ = &object.cast<LinearOperator<T>&>();
-      check(operator_->size() == size,
-            "the operator has size ",
-            operator_->size(),
-            ", b has length ",
-            size);
-    } else if (py::isinstance<py::array>(object)) {
-      operator_ =
-          &diagonal_.emplace(in_shape<T>(object.cast<py::array>(), "preconditioner", {size}), size);
-    } else {
-      operator_ = &callable_.emplace(object, size);
-    }
-  }
-  LinearOperator<T>* get() { return operator_; }
-
- private:
-  std::optional<DiagonalOperator<T>> diagonal_;
-  std::optional<CallableOperator<T>> callable_;
-  LinearOperator<T>* operator_ = nullptr;
-};
+template <class Summaries>
+py::list to_list(const Summaries& summaries) {
+  py::list result;
+  for (const CgSummary& summary : summaries) result.append(to_tuple(summary));
+  return result;
+}
 
 }  // namespace
 
@@ -141,32 +76,40 @@ void register_krylov(py::module_& m) {
          Index max_iter,
          Index min_iter,
          bool relative_progress,
+         double trust_radius,
+         bool keep_iterates,
          int num_threads,
+         bool is_block,
          py::object callback) {
-        const T* b_data = in<T>(b, "b", 1);
-        in_shape<T>(x, "x", {b.shape(0)});
+        const T* b_data = in<T>(b, "b", 2);
+        const Index num_columns = b.shape(0), size = b.shape(1);
+        in_shape<T>(x, "x", {num_columns, size});
         T* x_data = static_cast<T*>(x.mutable_data());
-        AnyOperator<T> op(a, b.shape(0)), inverse(preconditioner, b.shape(0));
+        AnyOperator<T> op(a, size), inverse(preconditioner, size);
         CgOptions options{damping,
                           rtol,
                           atol,
                           max_iter,
                           min_iter,
                           CgStopping::residual,
+                          trust_radius,
                           check_threads(num_threads),
                           {}};
         if (relative_progress) options.stopping = CgStopping::relative_progress;
-        options.poll = Poll(std::move(callback));
-        CgSummary summary;
+        options.poll = Poll(std::move(callback), is_block);
+        std::vector<CgSummary> summaries;
+        std::vector<CgIterate<T>> iterates;
         {
           py::gil_scoped_release release;
-          summary = conjugate_gradients<T>(*op.get(), inverse.get(), b_data, x_data, options);
+          summaries = conjugate_gradients<T>(*op.get(),
+                                             inverse.get(),
+                                             b_data,
+                                             num_columns,
+                                             x_data,
+                                             options,
+                                             keep_iterates ? &iterates : nullptr);
         }
-        return py::make_tuple(status_names[static_cast<std::size_t>(summary.status)],
-                              summary.iterations,
-                              summary.matvecs,
-                              summary.residual_norm,
-                              summary.quadratic);
+        return py::make_tuple(to_list(summaries), to_list(std::move(iterates)));
       },
       py::arg("a"),
       py::kw_only(),
@@ -179,11 +122,55 @@ void register_krylov(py::module_& m) {
       py::arg("max_iter"),
       py::arg("min_iter"),
       py::arg("relative_progress"),
+      py::arg("trust_radius"),
+      py::arg("keep_iterates"),
+      py::arg("num_threads"),
+      py::arg("is_block"),
+      py::arg("callback"),
+      "Solves (A + damping I) x = b for the rows of b (K, P) from the starts x (K, P), in place; "
+      "a list of (status, iterations, matvecs, residual_norm, quadratic), and the iterates.");
+  m.def(
+      "multishift_conjugate_gradients",
+      [](const py::object& a,
+         const py::array& b,
+         const std::vector<double>& dampings,
+         py::array& x,
+         double rtol,
+         double atol,
+         Index max_iter,
+         bool verify,
+         int num_threads,
+         py::object callback) {
+        const T* b_data = in<T>(b, "b", 1);
+        in_shape<T>(x, "x", {static_cast<Index>(dampings.size()), b.shape(0)});
+        T* x_data = static_cast<T*>(x.mutable_data());
+        AnyOperator<T> op(a, b.shape(0));
+        const MultishiftOptions options{rtol,
+                                        atol,
+                                        max_iter,
+                                        verify,
+                                        check_threads(num_threads),
+                                        Poll(std::move(callback), true)};
+        MultishiftSummary summary;
+        {
+          py::gil_scoped_release release;
+          summary = multishift_conjugate_gradients<T>(*op.get(), b_data, dampings, x_data, options);
+        }
+        return py::make_tuple(to_list(summary.shifts), summary.matvecs);
+      },
+      py::arg("a"),
+      py::kw_only(),
+      py::arg("b"),
+      py::arg("dampings"),
+      py::arg("x"),
+      py::arg("rtol"),
+      py::arg("atol"),
+      py::arg("max_iter"),
+      py::arg("verify"),
       py::arg("num_threads"),
       py::arg("callback"),
-      "Solves (A + damping I) x = b from the start x (P,), in place; (status, iterations, matvecs, "
-      "residual_norm, "
-      "quadratic).");
+      "Solves (A + dampings_j I) x_j = b into x (m, P); a list of (status, iterations, 0, "
+      "residual_norm, quadratic), and the number of products.");
 }
 
 template void register_vectors<float>(py::module_&);

@@ -12,12 +12,14 @@ from .curvature import GGN, EmpiricalFisher, Fisher, Hessian
 from .damping import DampingPolicy, LevenbergMarquardt, Tikhonov
 from .estimates import estimate_memory
 from .history import EpochInfo, History, StepInfo
-from .krylov import CGResult, SolveInfo, Status, cg
+from .krylov import cg, multishift_cg
 from .mlp import MLP
+from .nystrom import Nystrom
 from .objective import value, value_and_grad
 from .operators import Jacobian
 from .optimizer import NaturalGradient
 from .preconditioners import EKFAC, KFAC, TEKFAC, TKFAC, DiagonalPreconditioner
+from .results import BlockCGResult, CGIterate, CGResult, MultishiftResult, SolveInfo, Status
 
 __all__ = [
     "EKFAC",
@@ -26,6 +28,8 @@ __all__ = [
     "MLP",
     "TEKFAC",
     "TKFAC",
+    "BlockCGResult",
+    "CGIterate",
     "CGResult",
     "DampingPolicy",
     "DiagonalPreconditioner",
@@ -36,7 +40,9 @@ __all__ = [
     "History",
     "Jacobian",
     "LevenbergMarquardt",
+    "MultishiftResult",
     "NaturalGradient",
+    "Nystrom",
     "SolveInfo",
     "Status",
     "StepInfo",
@@ -46,6 +52,7 @@ __all__ = [
     "default_num_threads",
     "estimate_memory",
     "losses",
+    "multishift_cg",
     "show_config",
     "solvers",
     "value",

@@ -2,100 +2,36 @@
 
 from __future__ import annotations
 
-import enum
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ._arrays import as_count, as_name, as_num_threads, as_number, as_real, as_vector, core_for
-from .curvature import CurvatureMatrix
+from ._arrays import (
+    as_count,
+    as_floats,
+    as_name,
+    as_num_threads,
+    as_number,
+    as_rows,
+    as_vector,
+    core_for,
+)
+from ._linear_map import as_linear_map, as_preconditioner
+from .results import (
+    BlockCGResult,
+    CGIterate,
+    CGResult,
+    MultishiftResult,
+    SolveInfo,
+    Status,
+    solve_flops,
+)
 
-__all__ = ["CGResult", "SolveInfo", "Status", "cg"]
-
-
-class Status(enum.StrEnum):
-    """Why a solver stopped; equal to its name as a string."""
-
-    CONVERGED = "converged"
-    RELATIVE_PROGRESS = "relative_progress"
-    MAX_ITERATIONS = "max_iterations"
-    STAGNATED = "stagnated"
-    NEGATIVE_CURVATURE = "negative_curvature"
-    INDEFINITE_PRECONDITIONER = "indefinite_preconditioner"
-    NON_FINITE = "non_finite"
-    STOPPED = "stopped"
-    INTERRUPTED = "interrupted"
-
-    @property
-    def success(self) -> bool:
-        """Whether the stopping rule that was asked for is met."""
-        return self in (Status.CONVERGED, Status.RELATIVE_PROGRESS)
-
-    @property
-    def advice(self) -> str:
-        """What it means and what to do about it."""
-        return _ADVICE[self]
-
-
-_ADVICE = {
-    Status.CONVERGED: "The true residual is within the tolerance.",
-    Status.RELATIVE_PROGRESS: "The quadratic hardly decreases any more.",
-    Status.MAX_ITERATIONS: "Not converged: raise max_iter or damping, or use a preconditioner.",
-    Status.STAGNATED: "Out of reach of this float type: use float64, raise rtol or damping.",
-    Status.NEGATIVE_CURVATURE: "A + damping I is not positive definite: raise damping.",
-    Status.INDEFINITE_PRECONDITIONER: "The preconditioner is not positive definite.",
-    Status.NON_FINITE: "NaN or Inf in a product or in b: check the operator, the net and the data.",
-    Status.STOPPED: "The callback asked to stop.",
-    Status.INTERRUPTED: "Stopped by Ctrl-C; x is the last iterate.",
-}
-
-
-@dataclass(frozen=True)
-class SolveInfo:
-    """Record of one solve of (A + damping I) x = b.
-
-    Attributes
-    ----------
-    status : Status
-    iterations : int
-    residual_norm : float
-        |b - (A + damping I) x|, computed from x.
-    quadratic : float
-        x' (A + damping I) x / 2 - b'x.
-    matvecs : int
-        Products with A, those for the true residual included.
-    seconds : float
-    """
-
-    status: Status
-    iterations: int
-    residual_norm: float
-    quadratic: float
-    matvecs: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class CGResult(SolveInfo):
-    """`SolveInfo` with the solution `x` (P,)."""
-
-    x: Any
-
-    @property
-    def info(self) -> SolveInfo:
-        """The record without the vector."""
-        return SolveInfo(
-            self.status,
-            self.iterations,
-            self.residual_norm,
-            self.quadratic,
-            self.matvecs,
-            self.seconds,
-        )
+__all__ = ["CGResult", "SolveInfo", "Status", "cg", "multishift_cg"]
 
 
 def cg(
@@ -110,9 +46,11 @@ def cg(
     min_iter: int = 1,
     x0: ArrayLike | None = None,
     stopping: str = "residual",
-    callback: Callable[[int, float, float], Any] | None = None,
+    trust_radius: float | None = None,
+    keep_iterates: bool = False,
+    callback: Callable[[int, Any, Any], Any] | None = None,
     num_threads: int | None = None,
-) -> CGResult:
+) -> Any:
     """Preconditioned conjugate gradients for (A + damping I) x = b.
 
     Parameters
@@ -120,7 +58,9 @@ def cg(
     A : operator
         Symmetric positive semi-definite: a `Fisher` or `GGN`, a square array, or anything with
         ``shape``, ``dtype`` and ``matvec``, such as a SciPy LinearOperator.
-    b : (P,) array_like
+    b : (P,) or (P, K) array_like
+        K right-hand sides are solved in lockstep, with products of blocks; every column has its own
+        stop.
     damping : float
         Absolute, >= 0, on top of what A contains.
     preconditioner : operator or (P,) array, optional
@@ -129,22 +69,30 @@ def cg(
     rtol, atol : float
         Tolerance max(rtol |b|, atol) of the residual; `rtol` counts for stopping="residual" only.
     max_iter, min_iter : int
-    x0 : (P,) array_like, optional
-        Start, zero by default.
+    x0 : array_like, optional
+        Start, of the shape of b; zero by default.
     stopping : {"residual", "relative_progress"}
         "residual" stops on the true residual. "relative_progress" stops when the quadratic phi
         fell by less than 5e-4 of its value per iteration over the last k = max(10, ceil(0.1 i))
         iterations: the rule of Hessian-free optimisation (Martens 2010).
+    trust_radius : float, optional
+        Bound of |x| (Steihaug 1983): where the next iterate would leave the ball, x becomes the
+        point on its boundary, |x| = trust_radius, with status "trust_radius"; where the curvature
+        is negative, the point of the boundary in that direction.
+    keep_iterates : bool
+        Keep the iterates i = ceil(5 * 1.3**j), j = 0, 1, .., and the last one, as
+        ``result.iterates``; for a single right-hand side.
     callback : callable, optional
-        ``callback(iteration, residual_norm, quadratic)`` after every iteration; True stops.
+        ``callback(iteration, residual_norm, quadratic)`` after every iteration; True stops. For a
+        block the norms and quadratics are arrays (K,).
     num_threads : int, optional
         Threads for the vector operations; the products have those of A.
 
     Returns
     -------
-    CGResult
-        With the true residual, whatever the reason of the stop. x is never worse in the quadratic
-        than x0; Ctrl-C gives status "interrupted" and the last iterate.
+    CGResult or BlockCGResult
+        The latter for b (P, K). With the true residual, whatever the reason of the stop. x is never
+        worse in the quadratic than x0; Ctrl-C gives status "interrupted" and the last iterate.
 
     Raises
     ------
@@ -157,85 +105,168 @@ def cg(
     iterations. b is scaled to length 1 inside, so its size does not matter, in float32 either.
     """
     start = time.perf_counter()
-    operator, size, dtype = _as_operator(A)
-    b = as_vector(b, "b", size, dtype)
-    x = np.zeros(size, dtype) if x0 is None else as_vector(x0, "x0", size, dtype).copy()
-    min_iter = as_count(min_iter, "min_iter", 0)
-    if callback is not None and not callable(callback):
-        raise TypeError(f"callback must be callable, got {callback!r}")
-    if num_threads is None and isinstance(A, CurvatureMatrix):
-        num_threads = A.num_threads
-    status, iterations, matvecs, residual_norm, quadratic = core_for(dtype).conjugate_gradients(
-        operator,
-        preconditioner=_as_preconditioner(preconditioner, size, dtype),
-        b=b,
+    operator = as_linear_map(A)
+    size, dtype = operator.size, operator.dtype
+    rows, is_block = as_rows(b, "b", size, dtype)
+    x = np.zeros(rows.shape, dtype) if x0 is None else _as_start(x0, rows.shape, is_block, dtype)
+    threads = as_num_threads(operator.num_threads if num_threads is None else num_threads)
+    radius = math.inf
+    if trust_radius is not None:
+        radius = as_number(trust_radius, "trust_radius", above=0.0)
+        _check_within(x, radius, threads)
+    if not isinstance(keep_iterates, bool):
+        raise TypeError(f"keep_iterates must be True or False, got {keep_iterates!r}")
+    if keep_iterates and is_block:
+        raise ValueError(f"keep_iterates needs a single b (P,), got shape {rows.shape[::-1]}")
+    records, iterates = core_for(dtype).conjugate_gradients(
+        operator.core,
+        preconditioner=as_preconditioner(preconditioner, size, dtype),
+        b=rows,
         x=x,
         damping=as_number(damping, "damping", minimum=0.0),
         rtol=as_number(rtol, "rtol", minimum=0.0),
         atol=as_number(atol, "atol", minimum=0.0),
         max_iter=as_count(max_iter, "max_iter", 0),
-        min_iter=min_iter,
+        min_iter=as_count(min_iter, "min_iter", 0),
         relative_progress=as_name(stopping, "stopping", ("residual", "relative_progress"))
         == "relative_progress",
-        num_threads=as_num_threads(num_threads),
-        callback=callback,
+        trust_radius=radius,
+        keep_iterates=keep_iterates,
+        num_threads=threads,
+        is_block=is_block,
+        callback=_as_callback(callback),
     )
-    return CGResult(
-        status=Status(status),
-        iterations=iterations,
-        residual_norm=residual_norm,
-        quadratic=quadratic,
-        matvecs=matvecs,
-        seconds=time.perf_counter() - start,
+    seconds = time.perf_counter() - start
+    kept = tuple(CGIterate(*iterate) for iterate in iterates)
+    columns = tuple(
+        CGResult(
+            status=Status(status),
+            iterations=iterations,
+            residual_norm=residual_norm,
+            quadratic=quadratic,
+            matvecs=matvecs,
+            seconds=seconds,
+            flops=solve_flops(matvecs, operator.flops_per_product, 10.0 * size * iterations),
+            x=x[k],
+            iterates=kept,
+        )
+        for k, (status, iterations, matvecs, residual_norm, quadratic) in enumerate(records)
+    )
+    if not is_block:
+        return columns[0]
+    return BlockCGResult(
+        x=x.T,
+        columns=columns,
+        matvecs=sum(column.matvecs for column in columns),
+        seconds=seconds,
+        flops=sum(column.flops for column in columns),
+    )
+
+
+def multishift_cg(
+    A: Any,
+    b: ArrayLike,
+    dampings: ArrayLike,
+    *,
+    rtol: float = 1e-5,
+    atol: float = 0.0,
+    max_iter: int = 250,
+    callback: Callable[[int, Any, Any], Any] | None = None,
+    num_threads: int | None = None,
+    verify: bool = False,
+) -> MultishiftResult:
+    """Conjugate gradients for (A + damping I) x = b with several dampings in one Krylov run.
+
+    Parameters
+    ----------
+    A : operator
+        As in `cg`.
+    b : (P,) array_like
+    dampings : (m,) array_like
+        >= 0, in any order, repeated or not.
+    rtol, atol : float
+        Tolerance max(rtol |b|, atol) of every residual.
+    max_iter : int
+    callback : callable, optional
+        ``callback(iteration, residual_norms, quadratics)`` after every iteration, with arrays (m,);
+        True stops.
+    num_threads : int, optional
+        Threads for the vector operations; the products have those of A.
+    verify : bool
+        Compute the residuals from x at the end, by m more products, instead of taking those of the
+        recurrence; a residual above twice its tolerance is "stagnated".
+
+    Returns
+    -------
+    MultishiftResult
+        x (P, m), and a `CGResult` for every damping by indexing.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For arguments of a wrong shape, type or range.
+
+    Notes
+    -----
+    As many products as `cg` needs for the smallest damping alone. The other systems ride along by
+    the recursions of Frommer and Maass (1999), and stop when they have converged. There is no
+    preconditioner: it would have to commute with A.
+    """
+    start = time.perf_counter()
+    operator = as_linear_map(A)
+    size, dtype = operator.size, operator.dtype
+    shifts = as_floats(dampings, "dampings", np.dtype(np.float64), 1)
+    if shifts.size == 0:
+        raise ValueError("dampings is empty, wanted at least one number")
+    if (shifts < 0.0).any():
+        k = int(np.argmax(shifts < 0.0))
+        raise ValueError(f"dampings must be >= 0, got {shifts[k]} at position {k}")
+    if not isinstance(verify, bool):
+        raise TypeError(f"verify must be True or False, got {verify!r}")
+    x = np.empty((shifts.size, size), dtype)
+    records, matvecs = core_for(dtype).multishift_conjugate_gradients(
+        operator.core,
+        b=as_vector(b, "b", size, dtype),
+        dampings=shifts.tolist(),
         x=x,
+        rtol=as_number(rtol, "rtol", minimum=0.0),
+        atol=as_number(atol, "atol", minimum=0.0),
+        max_iter=as_count(max_iter, "max_iter", 0),
+        verify=verify,
+        num_threads=as_num_threads(operator.num_threads if num_threads is None else num_threads),
+        callback=_as_callback(callback),
     )
+    seconds = time.perf_counter() - start
+    last = max(iterations for _, iterations, *_ in records)
+    vector_flops = 6.0 * size * last + sum(4.0 * size * iterations for _, iterations, *_ in records)
+    flops = solve_flops(matvecs, operator.flops_per_product, vector_flops)
+    columns = tuple(
+        CGResult(Status(status), iterations, norm, quadratic, matvecs, seconds, flops, x[k])
+        for k, (status, iterations, _, norm, quadratic) in enumerate(records)
+    )
+    return MultishiftResult(x.T, columns, matvecs, seconds, flops, shifts.copy())
 
 
-def _as_operator(A: Any) -> tuple[Any, int, np.dtype[Any]]:
-    """What the core multiplies with, its size, and the float type to work in."""
-    if isinstance(A, CurvatureMatrix):
-        return A.core, A.shape[0], A.dtype
-    if isinstance(A, np.ndarray):
-        A = as_real(A, "A")
-    elif not all(hasattr(A, name) for name in ("shape", "dtype", "matvec")):
-        raise TypeError(f"A must be an operator with shape, dtype and matvec, got {A!r}")
-    shape = tuple(A.shape)
-    if len(shape) != 2 or shape[0] != shape[1]:
-        raise ValueError(f"A must be square, got shape {shape}")
-    kind = np.dtype(A.dtype if A.dtype is not None else np.float64)
-    if kind.kind not in "biuf":
-        raise TypeError(f"A has dtype {kind}, wanted real numbers")
-    dtype = np.dtype(np.float32 if kind == np.float32 else np.float64)
-    multiply = A.__matmul__ if isinstance(A, np.ndarray) else A.matvec
-    return _as_function(multiply, shape[0], dtype, "A"), int(shape[0]), dtype
+def _as_start(x0: ArrayLike, shape: tuple[int, int], is_block: bool, dtype: np.dtype[Any]) -> Any:
+    """A copy of the start as K rows."""
+    if not is_block:
+        return as_vector(x0, "x0", shape[1], dtype)[None].copy()
+    rows, _ = as_rows(x0, "x0", shape[1], dtype)
+    if rows.shape != shape:
+        raise ValueError(f"x0 has {rows.shape[0]} columns, wanted {shape[0]} as in b")
+    return rows.copy()
 
 
-def _as_preconditioner(preconditioner: Any, size: int, dtype: np.dtype[Any]) -> Any:
-    if preconditioner is None:
-        return None
-    if isinstance(preconditioner, CurvatureMatrix):
-        raise TypeError("preconditioner must approximate the inverse of A, got a curvature matrix")
-    ndim = getattr(preconditioner, "ndim", None)
-    if ndim == 1 or isinstance(preconditioner, list | tuple):
-        return as_vector(preconditioner, "preconditioner", size, dtype)
-    shape = getattr(preconditioner, "shape", None)
-    if shape is not None and tuple(shape) != (size, size):
-        raise ValueError(f"preconditioner has shape {tuple(shape)}, wanted ({size}, {size})")
-    for name in ("matvec", "__matmul__"):
-        if hasattr(preconditioner, name):
-            return _as_function(getattr(preconditioner, name), size, dtype, "preconditioner")
-    raise TypeError(f"preconditioner must have matvec or @, got {preconditioner!r}")
+def _check_within(x: Any, radius: float, num_threads: int) -> None:
+    dot = core_for(x.dtype).dot
+    for k, row in enumerate(x):
+        length = math.sqrt(dot(row, row, num_threads=num_threads))
+        if not length <= radius:
+            column = f" in column {k}" if len(x) > 1 else ""
+            raise ValueError(f"x0 has length {length:g}{column}, outside trust_radius {radius:g}")
 
 
-def _as_function(
-    multiply: Callable[[Any], Any], size: int, dtype: np.dtype[Any], name: str
-) -> Callable[[Any], Any]:
-    """Return x -> A x as a contiguous vector of `dtype`; NaN passes, the solver reports it."""
-
-    def function(x: Any) -> Any:
-        y = as_real(multiply(x), f"the product with {name}")
-        if y.size != size:
-            raise ValueError(f"the product with {name} has shape {y.shape}, wanted ({size},)")
-        return np.ascontiguousarray(y.reshape(size), dtype)
-
-    return function
+def _as_callback(callback: Any) -> Any:
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be callable, got {callback!r}")
+    return callback

@@ -100,7 +100,8 @@ def value_and_grad(
     ----------
     net : MLP
     loss : str or Loss
-        A name, such as "softmax_cross_entropy", or one of `losses`.
+        One of `losses`, or its name: "squared_error", "softmax_cross_entropy",
+        "bernoulli_cross_entropy", "poisson", "student_t", "gaussian_mean_variance".
     X : (N, d_0) array_like
         Inputs, N >= 1, finite.
     y : (N, C) array_like

@@ -201,7 +201,7 @@ class NaturalGradient:
             learning_rate=0.0,
             momentum=0.0,
             accepted=False,
-            solve=SolveInfo(Status.NON_FINITE, 0, nan, nan, 0, 0.0),
+            solve=SolveInfo(Status.NON_FINITE, 0, nan, nan, 0, 0.0, 0.0),
             seconds=time.perf_counter() - start,
         )
 

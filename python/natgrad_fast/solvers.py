@@ -46,7 +46,7 @@ class CG:
     def solve(self, matrix: Any, b: Any, damping: float, last: Any) -> CGResult:
         """Solve (matrix + damping I) x = b, started from `warm_start` times `last`."""
         x0 = None if last is None or self.warm_start == 0.0 else self.warm_start * last
-        return cg(
+        result: CGResult = cg(
             matrix,
             b,
             damping=damping,
@@ -56,3 +56,4 @@ class CG:
             x0=x0,
             stopping=self.stopping,
         )
+        return result

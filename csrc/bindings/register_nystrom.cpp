@@ -1,0 +1,63 @@
+#include "nystrom.hpp"
+#include "registry.hpp"
+
+namespace natgrad {
+
+template <class T>
+void register_nystrom(py::module_& m) {
+  using Op = NystromOperator<T>;
+  m.def(
+      "orthonormalise_rows",
+      [](py::array& q, int num_threads) {
+        check_array<T>(q, "q", 2);
+        T* data = static_cast<T*>(q.mutable_data());
+        const Index rank = q.shape(0), size = q.shape(1);
+        py::gil_scoped_release release;
+        orthonormalise_rows<T>(rank, size, check_threads(num_threads), data);
+      },
+      py::arg("q"),
+      py::kw_only(),
+      py::arg("num_threads"),
+      "Orthonormalises the rows of q (l, P) in place; dependent ones become zero.");
+  py::class_<Op, LinearOperator<T>, std::shared_ptr<Op>>(
+      m, "Nystrom", "The inverse of a damped low-rank approximation.")
+      .def(py::init([](Index size, int num_threads) {
+             return std::make_shared<Op>(size, check_threads(num_threads));
+           }),
+           py::arg("size"),
+           py::kw_only(),
+           py::arg("num_threads"))
+      .def_property_readonly(
+          "eigenvalues",
+          [](const Op& op) {
+            auto result = out<double>({op.rank()});
+            std::copy(op.eigenvalues().begin(), op.eigenvalues().end(), result.mutable_data());
+            return result;
+          })
+      .def_property_readonly(
+          "vectors",
+          [](const Op& op) {
+            auto result = out<T>({op.rank(), op.size()});
+            std::copy(op.vectors(), op.vectors() + op.rank() * op.size(), result.mutable_data());
+            return result;
+          })
+      .def(
+          "update",
+          [](Op& op, const py::array& omega, const py::array& y) {
+            const Index rank = omega.ndim() == 2 ? omega.shape(0) : 0;
+            const T* omega_data = in_shape<T>(omega, "omega", {rank, op.size()});
+            const T* y_data = in_shape<T>(y, "y", {rank, op.size()});
+            py::gil_scoped_release release;
+            op.update(rank, omega_data, y_data);
+          },
+          py::arg("omega"),
+          py::kw_only(),
+          py::arg("y"),
+          "New approximation from omega (l, P), of orthonormal rows, and y = omega A (l, P).")
+      .def("refresh", &Op::refresh, py::arg("damping"), "Sets the damping of the inverse.");
+}
+
+template void register_nystrom<float>(py::module_&);
+template void register_nystrom<double>(py::module_&);
+
+}  // namespace natgrad

@@ -1,0 +1,116 @@
+#include "registry.hpp"
+#include "sample_space.hpp"
+
+namespace natgrad {
+
+template <class T>
+void register_sample_space(py::module_& m) {
+  using Space = SampleSpace<T>;
+  py::class_<Space, LinearOperator<T>, std::shared_ptr<Space>>(
+      m, "SampleSpace", "The kernel K = U'U (n, n) of a curvature matrix B = U U' (P, P).")
+      .def(py::init([](std::shared_ptr<CurvatureOperator<T>> curvature) {
+             return std::make_shared<Space>(std::move(curvature));
+           }),
+           py::arg("curvature"))
+      .def("prepare_products",
+           &Space::prepare_products,
+           py::call_guard<py::gil_scoped_release>(),
+           "Layer Grams, for products with K.")
+      .def(
+          "multiply_factor",
+          [](Space& space, const py::array& w, Index num_params) {
+            const T* w_data = in_shape<T>(w, "w", {space.size()});
+            auto v = out<T>({num_params});
+            T* v_data = v.mutable_data();
+            py::gil_scoped_release release;
+            space.multiply_factor(w_data, v_data);
+            return v;
+          },
+          py::arg("w"),
+          py::kw_only(),
+          py::arg("num_params"),
+          "U w (P,).")
+      .def(
+          "multiply_factor_transposed",
+          [](Space& space, const py::array& v) {
+            const T* v_data = in<T>(v, "v", 1);
+            auto w = out<T>({space.size()});
+            T* w_data = w.mutable_data();
+            py::gil_scoped_release release;
+            space.multiply_factor_transposed(v_data, w_data);
+            return w;
+          },
+          py::arg("v"),
+          "U'v (n,).")
+      .def(
+          "split_gradient",
+          [](Space& space, const py::array& targets, Index num_outputs) {
+            const T* y_data = in<T>(targets, "y", 2);
+            const Index num_cases = targets.shape(0), rows = targets.shape(1);
+            auto r = out<T>({space.size()}), rest = out<T>({num_cases, num_outputs});
+            T *r_data = r.mutable_data(), *rest_data = rest.mutable_data();
+            bool complete = false;
+            {
+              py::gil_scoped_release release;
+              Panels<T> y(rows, num_cases);
+              pack_cases(y_data, num_cases, rows, 0, y.count(), Fill::last_case, y.view());
+              complete = space.split_gradient(y, r_data, rest_data);
+            }
+            return py::make_tuple(r, rest, complete);
+          },
+          py::arg("targets"),
+          py::kw_only(),
+          py::arg("num_outputs"),
+          "r (n,), rest (N, C) with gradient U r + J'rest, and whether the rest is 0.")
+      .def("form", &Space::form, py::call_guard<py::gil_scoped_release>(), "Forms K.")
+      .def(
+          "kernel",
+          [](Space& space) {
+            auto k = out<double>({space.size(), space.size()});
+            double* k_data = k.mutable_data();
+            py::gil_scoped_release release;
+            space.form();
+            space.copy_kernel(k_data);
+            return k;
+          },
+          "K (n, n) in float64, in the order (case, column).")
+      .def("factorize",
+           &Space::factorize,
+           py::arg("shift"),
+           py::call_guard<py::gil_scoped_release>(),
+           "Cholesky factors of K + shift I; whether it is positive definite to rounding.")
+      .def(
+          "solve",
+          [](const Space& space, const py::array& b) {
+            const T* b_data = in_shape<T>(b, "b", {space.size()});
+            auto x = out<T>({space.size()});
+            T* x_data = x.mutable_data();
+            py::gil_scoped_release release;
+            space.solve(b_data, x_data);
+            return x;
+          },
+          py::arg("b"),
+          "(K + shift I)^-1 b by the last factorisation.")
+      .def("decompose",
+           &Space::decompose,
+           py::call_guard<py::gil_scoped_release>(),
+           "Eigenvalues and eigenvectors of K.")
+      .def(
+          "solve_decomposed",
+          [](const Space& space, double shift, const py::array& b) {
+            const T* b_data = in_shape<T>(b, "b", {space.size()});
+            auto x = out<T>({space.size()});
+            T* x_data = x.mutable_data();
+            py::gil_scoped_release release;
+            space.solve_decomposed(shift, b_data, x_data);
+            return x;
+          },
+          py::arg("shift"),
+          py::arg("b"),
+          "(K + shift I)^-1 b by the eigenvectors.");
+}
+
+template void register_sample_space<float>(py::module_&);
+template void register_sample_space<double>(py::module_&);
+
+}  // namespace natgrad

@@ -1,0 +1,191 @@
+"""What Krylov solvers return."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "BlockCGResult",
+    "CGIterate",
+    "CGResult",
+    "MultishiftResult",
+    "SolveInfo",
+    "Status",
+]
+
+
+class Status(enum.StrEnum):
+    """Why a solver stopped; equal to its name as a string."""
+
+    CONVERGED = "converged"
+    RELATIVE_PROGRESS = "relative_progress"
+    TRUST_RADIUS = "trust_radius"
+    MAX_ITERATIONS = "max_iterations"
+    STAGNATED = "stagnated"
+    NEGATIVE_CURVATURE = "negative_curvature"
+    INDEFINITE_PRECONDITIONER = "indefinite_preconditioner"
+    NON_FINITE = "non_finite"
+    STOPPED = "stopped"
+    INTERRUPTED = "interrupted"
+
+    @property
+    def success(self) -> bool:
+        """Whether the stopping rule that was asked for is met."""
+        return self in (Status.CONVERGED, Status.RELATIVE_PROGRESS, Status.TRUST_RADIUS)
+
+    @property
+    def advice(self) -> str:
+        """What it means and what to do about it."""
+        return _ADVICE[self]
+
+
+_ADVICE = {
+    Status.CONVERGED: "The true residual is within the tolerance.",
+    Status.RELATIVE_PROGRESS: "The quadratic hardly decreases any more.",
+    Status.TRUST_RADIUS: "The solution lies outside of the trust radius: x is on its boundary.",
+    Status.MAX_ITERATIONS: "Not converged: raise max_iter or damping, or use a preconditioner.",
+    Status.STAGNATED: "Out of reach of this float type: use float64, raise rtol or damping.",
+    Status.NEGATIVE_CURVATURE: "A + damping I is not positive definite: raise damping.",
+    Status.INDEFINITE_PRECONDITIONER: "The preconditioner is not positive definite.",
+    Status.NON_FINITE: "NaN or Inf in a product or in b: check the operator, the net and the data.",
+    Status.STOPPED: "The callback asked to stop.",
+    Status.INTERRUPTED: "Stopped by Ctrl-C; x is the last iterate.",
+}
+
+
+@dataclass(frozen=True)
+class SolveInfo:
+    """Record of one solve of (A + damping I) x = b.
+
+    Attributes
+    ----------
+    status : Status
+    iterations : int
+    residual_norm : float
+        |b - (A + damping I) x|, computed from x.
+    quadratic : float
+        x' (A + damping I) x / 2 - b'x.
+    matvecs : int
+        Products with A, those for the true residual included.
+    seconds : float
+    flops : float
+        Of the products and the vector operations; NaN if A does not tell `flops_per_product`. Those
+        of the preconditioner are not counted.
+    """
+
+    status: Status
+    iterations: int
+    residual_norm: float
+    quadratic: float
+    matvecs: int
+    seconds: float
+    flops: float
+
+
+class CGIterate(NamedTuple):
+    """Iterate `x` (P,) of number `iteration`, with its value of the quadratic."""
+
+    iteration: int
+    x: Any
+    quadratic: float
+
+
+@dataclass(frozen=True)
+class CGResult(SolveInfo):
+    """`SolveInfo` with the solution `x` (P,), and the `iterates` that were kept."""
+
+    x: Any
+    iterates: tuple[CGIterate, ...] = ()
+
+    @property
+    def info(self) -> SolveInfo:
+        """The record without the vectors."""
+        return SolveInfo(
+            self.status,
+            self.iterations,
+            self.residual_norm,
+            self.quadratic,
+            self.matvecs,
+            self.seconds,
+            self.flops,
+        )
+
+
+@dataclass(frozen=True)
+class BlockCGResult:
+    """Solutions for K right-hand sides; `result[k]` is the `CGResult` of column k.
+
+    Attributes
+    ----------
+    x : (P, K) array
+    columns : tuple of CGResult
+        Their `x` are views; their `seconds` are those of all.
+    matvecs : int
+        Vectors multiplied with A, all columns together.
+    seconds, flops : float
+        As in `SolveInfo`, all columns together.
+    """
+
+    x: Any
+    columns: tuple[CGResult, ...]
+    matvecs: int
+    seconds: float
+    flops: float
+
+    def __len__(self) -> int:
+        """Return the number of columns."""
+        return len(self.columns)
+
+    def __getitem__(self, k: int) -> CGResult:
+        """Return the result of column k."""
+        return self.columns[k]
+
+    def __iter__(self) -> Iterator[CGResult]:
+        """Columns in order."""
+        return iter(self.columns)
+
+    @property
+    def status(self) -> tuple[Status, ...]:
+        """Status of every column."""
+        return tuple(column.status for column in self.columns)
+
+    @property
+    def success(self) -> bool:
+        """Whether all columns met the stopping rule."""
+        return all(column.status.success for column in self.columns)
+
+    @property
+    def iterations(self) -> NDArray[np.int64]:
+        """Iterations (K,)."""
+        return np.array([column.iterations for column in self.columns], np.int64)
+
+    @property
+    def residual_norm(self) -> NDArray[np.float64]:
+        """Norms of the residuals (K,)."""
+        return np.array([column.residual_norm for column in self.columns])
+
+    @property
+    def quadratic(self) -> NDArray[np.float64]:
+        """Values of the quadratics (K,)."""
+        return np.array([column.quadratic for column in self.columns])
+
+
+@dataclass(frozen=True)
+class MultishiftResult(BlockCGResult):
+    """Solutions for m dampings: a `BlockCGResult` with a column for each of `dampings` (m,).
+
+    The products are shared: `matvecs` and `seconds` of a column are those of all.
+    """
+
+    dampings: NDArray[np.float64]
+
+
+def solve_flops(matvecs: int, flops_per_product: float, vector_flops: float) -> float:
+    """Flops of a solve: products and vector operations."""
+    return matvecs * flops_per_product + vector_flops
