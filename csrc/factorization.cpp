@@ -105,14 +105,13 @@ void rotate_diagonal(const BasisChange<T>& left, const BasisChange<T>& right, Ma
     for (Index j = 0; j < scales.cols; ++j) scales.row(i)[j] = static_cast<T>(rotated(i, j));
 }
 
-#define NATGRAD_INSTANTIATE(T)                                                 \
-  template double trace(const Matrix<T>&);                                     \
-  template double frobenius_norm(const Matrix<T>&);                            \
-  template void shift_matrix(const Matrix<T>&, double, double, double*);       \
-  template void invert_shifted(const Matrix<T>&, double, double, Matrix<T>&);  \
-  template void decompose(const Matrix<T>&, Matrix<T>&, double*);              \
-  template void rotate_diagonal(                                               \
-      const BasisChange<T>&, const BasisChange<T>&, Matrix<T>&);
+#define NATGRAD_INSTANTIATE(T)                                                \
+  template double trace(const Matrix<T>&);                                    \
+  template double frobenius_norm(const Matrix<T>&);                           \
+  template void shift_matrix(const Matrix<T>&, double, double, double*);      \
+  template void invert_shifted(const Matrix<T>&, double, double, Matrix<T>&); \
+  template void decompose(const Matrix<T>&, Matrix<T>&, double*);             \
+  template void rotate_diagonal(const BasisChange<T>&, const BasisChange<T>&, Matrix<T>&);
 NATGRAD_INSTANTIATE(float)
 NATGRAD_INSTANTIATE(double)
 

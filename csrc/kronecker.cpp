@@ -19,7 +19,25 @@ constexpr double max_pi = 1e8;
 template <class T>
 Matrix<T> padded_matrix(Index rows, Index cols) {
   constexpr Index line = 64 / static_cast<Index>(sizeof(T));
-  return {rows, cols, ((cols + line - 1) / line | 1) * line};
+  Matrix<T> result(rows, cols, ((cols + line - 1) / line | 1) * line);
+  std::fill_n(result.data.data(), result.data.size(), T(0));
+  return result;
+}
+
+template <class T>
+Panels<T> zero_panels(Index rows, Index cols) {
+  Panels<T> result(rows, cols);
+  std::fill_n(result.view().data, result.view().stride * result.count(), T(0));
+  return result;
+}
+
+template <class T>
+LayerBasis<T> zero_basis(Index n, Index d) {
+  LayerBasis<T> basis{Matrix<T>(n, n), Buffer<T>(n), Matrix<T>(d, d)};
+  for (Buffer<T>* buffer :
+       {&basis.inputs_transposed.data, &basis.constant, &basis.outputs_transposed.data})
+    std::fill_n(buffer->data(), buffer->size(), T(0));
+  return basis;
 }
 
 template <class T>
@@ -51,8 +69,7 @@ std::vector<double> to_double(const Matrix<T>& m, double scale) {
   std::vector<double> result;
   result.reserve(static_cast<std::size_t>(m.rows * m.cols));
   for (Index i = 0; i < m.rows; ++i)
-    for (Index j = 0; j < m.cols; ++j)
-      result.push_back(scale * static_cast<double>(m.row(i)[j]));
+    for (Index j = 0; j < m.cols; ++j) result.push_back(scale * static_cast<double>(m.row(i)[j]));
   return result;
 }
 
@@ -80,12 +97,12 @@ KroneckerFactors<T>::KroneckerFactors(const Architecture& net, const KroneckerOp
     inputs_.push_back(LayerMoments<T>::make_sums(n, n));
     outputs_.push_back(LayerMoments<T>::make_sums(d, d));
     if (uses_diagonals()) diagonals_.push_back(LayerMoments<T>::make_sums(d, n));
-    if (has_basis()) bases_.push_back({Matrix<T>(n, n), Buffer<T>(n), Matrix<T>(d, d)});
-    Inverse inverse{padded_matrix<T>(d, d), {}, Panels<T>(n, n), {}, {}};
+    if (has_basis()) bases_.push_back(zero_basis<T>(n, d));
+    Inverse inverse{padded_matrix<T>(d, d), {}, zero_panels<T>(n, n), {}, {}};
     if (has_basis()) {
       inverse.left_back = padded_matrix<T>(d, d);
-      inverse.right_back = Panels<T>(n, n);
-      inverse.scales = Panels<T>(d, n);
+      inverse.right_back = zero_panels<T>(n, n);
+      inverse.scales = zero_panels<T>(d, n);
     }
     inverses_.push_back(std::move(inverse));
     rows_.push_back(padded_matrix<T>(d, n));
@@ -144,8 +161,7 @@ bool KroneckerFactors<T>::update(Linearization<T>& lin,
         net_.num_params);
   moments_.measure_factors(lin, output, weights);
   if (!is_finite(&LayerMoments<T>::inputs) || !is_finite(&LayerMoments<T>::outputs)) return false;
-  const double keep =
-      std::min(1.0 - 1.0 / static_cast<double>(num_updates_ + 1), decay);
+  const double keep = std::min(1.0 - 1.0 / static_cast<double>(num_updates_ + 1), decay);
   blend(&LayerMoments<T>::inputs, keep, inputs_);
   blend(&LayerMoments<T>::outputs, keep, outputs_);
   basis_is_current_ = inverse_is_current_ = false;
@@ -165,7 +181,7 @@ void KroneckerFactors<T>::update_bases() {
   std::vector<LayerBasis<T>> bases;
   for (const LayerBasis<T>& old : bases_) {
     const Index n = old.inputs_transposed.rows, d = old.outputs_transposed.rows;
-    bases.push_back({Matrix<T>(n, n), Buffer<T>(n), Matrix<T>(d, d)});
+    bases.push_back(zero_basis<T>(n, d));
     const std::size_t l = bases.size() - 1;
     input_values_[l].resize(static_cast<std::size_t>(n));
     output_values_[l].resize(static_cast<std::size_t>(d));
@@ -178,8 +194,7 @@ void KroneckerFactors<T>::update_bases() {
     }
     decompose(inputs_[l], bases[l].inputs_transposed, input_values_[l].data());
     const Index n = inputs_[l].rows;
-    for (Index k = 0; k < n; ++k)
-      bases[l].constant[k] = bases[l].inputs_transposed.row(k)[n - 1];
+    for (Index k = 0; k < n; ++k) bases[l].constant[k] = bases[l].inputs_transposed.row(k)[n - 1];
   });
   if (uses_diagonals() && num_updates_ > 0)
     parallel_for(num_layers, options_.num_threads, [&](Index i, int) {
@@ -268,30 +283,30 @@ void KroneckerFactors<T>::refresh_factors(double damping) {
 template <class T>
 void KroneckerFactors<T>::refresh_bases(double damping) {
   if (!uses_diagonals() && !basis_is_current_) update_bases();
-  parallel_for(
-      static_cast<Index>(net_.layers.size()), options_.num_threads, [&](Index i, int) {
-        const std::size_t l = static_cast<std::size_t>(i);
-        Inverse& inverse = inverses_[l];
-        const LayerBasis<T>& basis = bases_[l];
-        copy_rows(basis.outputs_transposed, inverse.left);
-        copy_transposed(basis.outputs_transposed, inverse.left_back);
-        pack_columns(basis.inputs_transposed, inverse.right_back.view());
-        Matrix<T> inputs(basis.inputs_transposed.rows, basis.inputs_transposed.cols);
-        copy_transposed(basis.inputs_transposed, inputs);
-        pack_columns(inputs, inverse.right.view());
-        const std::vector<double> scales = damped_scales(l, damping);
-        Matrix<T> reciprocals(rows_[l].rows, rows_[l].cols);
-        for (std::size_t k = 0; k < scales.size(); ++k)
-          reciprocals.data[static_cast<Index>(k)] = static_cast<T>(1.0 / scales[k]);
-        pack_columns(reciprocals, inverse.scales.view());
-      });
+  parallel_for(static_cast<Index>(net_.layers.size()), options_.num_threads, [&](Index i, int) {
+    const std::size_t l = static_cast<std::size_t>(i);
+    Inverse& inverse = inverses_[l];
+    const LayerBasis<T>& basis = bases_[l];
+    copy_rows(basis.outputs_transposed, inverse.left);
+    copy_transposed(basis.outputs_transposed, inverse.left_back);
+    pack_columns(basis.inputs_transposed, inverse.right_back.view());
+    Matrix<T> inputs(basis.inputs_transposed.rows, basis.inputs_transposed.cols);
+    copy_transposed(basis.inputs_transposed, inputs);
+    pack_columns(inputs, inverse.right.view());
+    const std::vector<double> scales = damped_scales(l, damping);
+    Matrix<T> reciprocals(rows_[l].rows, rows_[l].cols);
+    for (std::size_t k = 0; k < scales.size(); ++k)
+      reciprocals.data[static_cast<Index>(k)] = static_cast<T>(1.0 / scales[k]);
+    pack_columns(reciprocals, inverse.scales.view());
+  });
 }
 
 template <class T>
 KroneckerBlock KroneckerFactors<T>::block(std::size_t l, bool damped) const {
   const std::lock_guard<std::mutex> lock(mutex_);
   check(num_updates_ > 0, "there are no factors yet: call update() first");
-  check(!damped || inverse_is_current_, "the inverse is not that of the factors: call refresh(damping)");
+  check(!damped || inverse_is_current_,
+        "the inverse is not that of the factors: call refresh(damping)");
   const double scale = factor_scale(l);
   if (uses_diagonals() || (damped && has_basis())) {
     std::vector<double> scales =
@@ -309,6 +324,62 @@ KroneckerBlock KroneckerFactors<T>::block(std::size_t l, bool damped) const {
   shift_matrix(outputs_[l], scale, output_shift, result.left.data());
   shift_matrix(inputs_[l], scale, input_shift, result.right.data());
   return result;
+}
+
+// ---- State --------------------------------------------------------------------------------------
+
+template <class T>
+template <class Self, class F>
+void KroneckerFactors<T>::each_buffer(Self& self, const F& f) {
+  const auto matrix = [&](auto& m) { f(m.data.data(), m.data.size()); };
+  const auto panels = [&](auto& p) { f(p.view().data, p.view().stride * p.view().count); };
+  for (auto& m : self.inputs_) matrix(m);
+  for (auto& m : self.outputs_) matrix(m);
+  for (auto& m : self.diagonals_) matrix(m);
+  for (auto& basis : self.bases_) {
+    matrix(basis.inputs_transposed);
+    f(basis.constant.data(), basis.constant.size());
+    matrix(basis.outputs_transposed);
+  }
+  for (auto& inverse : self.inverses_) {
+    matrix(inverse.left);
+    matrix(inverse.left_back);
+    panels(inverse.right);
+    panels(inverse.right_back);
+    panels(inverse.scales);
+  }
+}
+
+template <class T>
+Index KroneckerFactors<T>::state_size() const {
+  Index total = 0;
+  each_buffer(*this, [&](const T*, Index count) { total += count; });
+  return total;
+}
+
+template <class T>
+void KroneckerFactors<T>::get_state(T* numbers) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  each_buffer(*this,
+              [&](const T* data, Index count) { numbers = std::copy_n(data, count, numbers); });
+}
+
+template <class T>
+void KroneckerFactors<T>::set_state(const T* numbers,
+                                    Index num_updates,
+                                    double damping,
+                                    bool inverse_is_current) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  each_buffer(*this, [&](T* data, Index count) {
+    std::copy_n(numbers, count, data);
+    numbers += count;
+  });
+  num_updates_ = num_updates;
+  damping_ = damping;
+  // Eigenvalues of the factors are no part of the state: "exact" damping takes the bases anew.
+  basis_is_current_ = false;
+  const bool has_values = uses_diagonals() || options_.damping != KroneckerDamping::exact;
+  inverse_is_current_ = inverse_is_current && has_values;
 }
 
 // ---- Products -----------------------------------------------------------------------------------

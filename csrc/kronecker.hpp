@@ -75,6 +75,14 @@ class KroneckerFactors final : public LinearOperator<T> {
   // which is known from refresh() to the next update().
   KroneckerBlock block(std::size_t l, bool damped) const;
 
+  // All numbers that update() and refresh() left, (state_size(),), in an order of their own.
+  Index state_size() const;
+  void get_state(T* numbers) const;
+  // Goes on from there: the same bits as without a break.
+  void set_state(const T* numbers, Index num_updates, double damping, bool inverse_is_current);
+  // Whether the inverse is that of the factors as they are.
+  bool inverse_is_current() const { return inverse_is_current_; }
+
  private:
   // Everything apply() needs of a layer:   Y = left V right, or
   //   Y = left_back (scales . (left V right)) right_back
@@ -107,6 +115,9 @@ class KroneckerFactors final : public LinearOperator<T> {
   void refresh_factors(double damping);
   void refresh_bases(double damping);
   void make_tasks();
+  // f(data, size) for every buffer of the state.
+  template <class Self, class F>
+  static void each_buffer(Self& self, const F& f);
   void multiply_right(const Task& task, const T* x);
   void multiply_left(const Task& task, T* y);
   void multiply_right_back(const Task& task, T* y);
@@ -118,7 +129,7 @@ class KroneckerFactors final : public LinearOperator<T> {
   Index num_updates_ = 0;
   double damping_ = 0;
   int work_threads_ = 1;
-  bool basis_is_current_ = false;   // bases_ are those of the factors
+  bool basis_is_current_ = false;    // bases_ are those of the factors
   bool inverse_is_current_ = false;  // inverses_ are those of the factors
 
   std::vector<Matrix<T>> inputs_, outputs_, diagonals_;  // moving averages

@@ -184,9 +184,8 @@ void LayerMoments<T>::add_outputs(Linearization<T>& lin, const Deltas<T>& deltas
     parallel_for(lin.num_tiles(), threads_, [&](Index tile, int) {
       const Index first = tile * lin.tile_panels(), count = lin.tile_count(first);
       const Index begin = first * width, end = begin + count * width;
-      std::copy(weights_.data() + cases + begin,
-                weights_.data() + cases + end,
-                scales_.data() + begin);
+      std::copy(
+          weights_.data() + cases + begin, weights_.data() + cases + end, scales_.data() + begin);
       if (weighting_ == MomentWeighting::traces) {
         Buffer<double> norms(end - begin);
         std::fill_n(norms.data(), norms.size(), layer.has_bias ? 1.0 : 0.0);
@@ -294,8 +293,7 @@ void LayerMoments<T>::add_squares(Linearization<T>& lin,
       const PanelView<T> sum = squares_[l].view().slice(first, count);
       for (Index k = 0; k < deltas.num_vectors; ++k) {
         const PanelView<T> image = rotated.slice(first, count);
-        multiply<T>(
-            bases[l].outputs_transposed.view(), deltas(k, l).slice(first, count), image);
+        multiply<T>(bases[l].outputs_transposed.view(), deltas(k, l).slice(first, count), image);
         const bool start = deltas.first_vector + k == 0;
         for (Index j = 0; j < count; ++j)
           for (Index i = 0; i < d * width; ++i) {
@@ -316,8 +314,7 @@ void LayerMoments<T>::add_diagonals(Linearization<T>& lin,
   for (std::size_t l = 0; l < net_.layers.size(); ++l) {
     const Layer& layer = net_.layers[l];
     const Index n = num_inputs(layer);
-    const PanelView<T> rotated{
-        rotated_.data(), n, Panels<T>::stride_for(n), lin.chunk_count()};
+    const PanelView<T> rotated{rotated_.data(), n, Panels<T>::stride_for(n), lin.chunk_count()};
     const PanelView<T> features = features_view(transposed_[0].data(), lin.chunk_count(), n);
     parallel_for(lin.num_tiles(), threads_, [&](Index tile, int) {
       const Index first = tile * lin.tile_panels(), count = lin.tile_count(first);
@@ -334,9 +331,7 @@ void LayerMoments<T>::add_diagonals(Linearization<T>& lin,
     const PanelView<const T> squares = squares_[l].view().slice(0, lin.chunk_count());
     add_products<T>(
         1,
-        [&](Index) {
-          return std::pair<PanelView<const T>, PanelView<const T>>(squares, features);
-        },
+        [&](Index) { return std::pair<PanelView<const T>, PanelView<const T>>(squares, features); },
         false,
         threads_,
         diagonals_[l]);

@@ -55,11 +55,12 @@ def layers(net, loss, theta, x, sample_weight=None):
 
 def fisher_block(layer):
     """F_l in the order of [W b]."""
-    size = layer.num_outputs * layer.inputs.shape[1]
-    total = np.zeros((size, size))
-    for a, gam, w in zip(layer.inputs, layer.curvature, layer.weights, strict=True):
-        total += w * np.kron(gam, np.outer(a, a))
-    return total
+    num_cases, n = layer.inputs.shape
+    d = layer.num_outputs
+    squares = np.einsum("ip,iq->ipq", layer.inputs, layer.inputs).reshape(num_cases, n * n)
+    weighted = layer.weights[:, None] * layer.curvature.reshape(num_cases, d * d)
+    total = (weighted.T @ squares).reshape(d, d, n, n)  # [r, s, p, q]
+    return total.transpose(0, 2, 1, 3).reshape(d * n, d * n)
 
 
 def kfac_factors(layer):
@@ -89,7 +90,7 @@ def factors(kind, layer):
 
 def best_diagonal(block, basis):
     """Diagonal of U'F_l U: U diag(.) U' is the nearest to F_l of that form."""
-    return np.einsum("pk,pq,qk->k", basis, block, basis)
+    return (basis * (block @ basis)).sum(axis=0)
 
 
 def _identity_like(m):

@@ -38,12 +38,18 @@ import natgrad_fast as ng
 counter = ctypes.CDLL(sys.argv[1])
 rng = np.random.default_rng(0)
 net = ng.MLP(eval(sys.argv[2]), dtype=sys.argv[3])
-fisher = ng.Fisher(net, "softmax_cross_entropy", rng.standard_normal((300, 20)), num_threads=2)
+problem = net, "softmax_cross_entropy", rng.standard_normal((300, 20))
+fisher = ng.Fisher(*problem, num_threads=2)
+preconditioner = None
+if sys.argv[4]:  # with a damping far off, so that no solve ends early
+    preconditioner = getattr(ng, sys.argv[4])(*problem, damping=100.0, num_threads=2)
 b = rng.standard_normal(net.num_params).astype(net.dtype)
 
 def calls(max_iter):
     before = counter.num_calls()
-    result = ng.cg(fisher, b, damping=1.0, rtol=0.0, max_iter=max_iter)
+    result = ng.cg(
+        fisher, b, damping=1.0, rtol=0.0, max_iter=max_iter, preconditioner=preconditioner
+    )
     assert result.iterations == max_iter, result.status
     return counter.num_calls() - before
 
@@ -58,7 +64,8 @@ print(many - few)
 @pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD")
 @pytest.mark.parametrize("sizes", [[20, 60, 100, 5], [20, 5, 10]], ids=["threads", "serial"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_iterations_of_a_solve_allocate_nothing(sizes, dtype, tmp_path):
+@pytest.mark.parametrize("preconditioner", ["", "KFAC", "EKFAC"])
+def test_iterations_of_a_solve_allocate_nothing(sizes, dtype, preconditioner, tmp_path):
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler")
@@ -66,7 +73,7 @@ def test_iterations_of_a_solve_allocate_nothing(sizes, dtype, tmp_path):
     source.write_text(COUNTER)
     subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
     result = subprocess.run(
-        [sys.executable, "-c", PROGRAM, library, str(sizes), dtype],
+        [sys.executable, "-c", PROGRAM, library, str(sizes), dtype, preconditioner],
         env={**os.environ, "LD_PRELOAD": str(library)},
         capture_output=True,
         text=True,

@@ -78,6 +78,29 @@ void register_kronecker(py::module_& m) {
       .def_property_readonly("num_updates", &Op::num_updates)
       .def_property_readonly("damping", &Op::damping)
       .def(
+          "state",
+          [](const Op& op) {
+            auto numbers = out<T>({op.state_size()});
+            op.get_state(numbers.mutable_data());
+            return py::make_tuple(numbers, op.num_updates(), op.damping(), op.inverse_is_current());
+          },
+          "numbers (n,), num_updates, damping and whether the inverse is that of the factors.")
+      .def(
+          "set_state",
+          [](Op& op,
+             const py::array& numbers,
+             Index num_updates,
+             double damping,
+             bool inverse_is_current) {
+            const T* data = in_shape<T>(numbers, "numbers", {op.state_size()});
+            op.set_state(data, num_updates, damping, inverse_is_current);
+          },
+          py::arg("numbers"),
+          py::arg("num_updates"),
+          py::arg("damping"),
+          py::arg("inverse_is_current"),
+          "Goes on from what state() gave.")
+      .def(
           "block",
           [](const Op& op, std::size_t layer, bool damped) {
             const Layer& l = op.net().layers.at(layer);

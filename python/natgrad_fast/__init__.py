@@ -12,13 +12,14 @@ from .curvature import GGN, EmpiricalFisher, Fisher, Hessian
 from .damping import DampingPolicy, LevenbergMarquardt, Tikhonov
 from .estimates import estimate_memory
 from .history import EpochInfo, History, StepInfo
+from .kronecker import EKFAC, KFAC, TEKFAC, TKFAC
 from .krylov import cg, multishift_cg
 from .mlp import MLP
 from .nystrom import Nystrom
 from .objective import value, value_and_grad
 from .operators import Jacobian
 from .optimizer import NaturalGradient
-from .preconditioners import EKFAC, KFAC, TEKFAC, TKFAC, DiagonalPreconditioner
+from .preconditioners import DiagonalPreconditioner
 from .results import BlockCGResult, CGIterate, CGResult, MultishiftResult, SolveInfo, Status
 
 __all__ = [
