@@ -44,8 +44,8 @@ std::function<void(Index first, PanelView<const T> z)> CurvatureOperator<T>::pre
 }
 
 template <class T>
-void CurvatureOperator<T>::apply_block(const T* x, Index num_vectors, T* y) {
-  linearization_->multiply_gauss_newton(x, num_vectors, multiply_output_, shift_, y);
+void CurvatureOperator<T>::multiply(const T* x, Index num_vectors, double shift, T* y) {
+  linearization_->multiply_gauss_newton(x, num_vectors, multiply_output_, shift, y);
 }
 
 template <class T>

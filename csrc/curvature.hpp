@@ -38,7 +38,11 @@ class CurvatureOperator final : public LinearOperator<T> {
   const CurvatureSpec<T>& spec() const { return spec_; }
 
   void apply(const T* x, T* y) override { apply_block(x, 1, y); }
-  void apply_block(const T* x, Index num_vectors, T* y) override;
+  void apply_block(const T* x, Index num_vectors, T* y) override {
+    multiply(x, num_vectors, shift_, y);
+  }
+  // y_k = (B + shift I) x_k for a shift of the caller.
+  void multiply(const T* x, Index num_vectors, double shift, T* y);
   // v' (B + shift I) w by two linearised forward passes, (Q'J v).(Q'J w) summed over cases; one if
   // v == w.
   double quadratic_form(const T* v, const T* w);

@@ -111,6 +111,7 @@ void orthonormalise_rows(Index rank, Index size, int num_threads, T* q) {
 
 template <class T>
 void NystromOperator<T>::update(Index rank, const T* omega, const T* y) {
+  const std::lock_guard<std::mutex> lock(mutex_);
   u_ = Buffer<T>(checked_product(rank, size_, "Nystrom vectors"));
   eigenvalues_.assign(static_cast<std::size_t>(rank), 0.0);
   coefficients_.assign(static_cast<std::size_t>(rank), 0.0);
@@ -152,6 +153,7 @@ void NystromOperator<T>::update(Index rank, const T* omega, const T* y) {
 
 template <class T>
 void NystromOperator<T>::refresh(double damping) {
+  const std::lock_guard<std::mutex> lock(mutex_);
   // The inverse stays positive definite in spite of the rounding of U, which is orthonormal to a
   // few units in the last place of T.
   constexpr double margin = 64.0 * epsilon<T>();
@@ -167,6 +169,7 @@ void NystromOperator<T>::refresh(double damping) {
 
 template <class T>
 void NystromOperator<T>::apply_block(const T* x, Index num_vectors, T* y) {
+  const std::lock_guard<std::mutex> lock(mutex_);
   const Index num_tasks = (size_ + tile - 1) / tile, inner_size = num_vectors * rank();
   if (inner_.size() < inner_size) {
     inner_ = Buffer<double>(inner_size);

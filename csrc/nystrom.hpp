@@ -1,5 +1,6 @@
 #pragma once
 
+#include <mutex>
 #include <vector>
 
 #include "panels.hpp"
@@ -8,7 +9,7 @@ namespace natgrad {
 
 // Orthonormalises the rows of q (l x P) in place, in double, by Cholesky factors of Gram matrices,
 // twice (Yamamoto et al., ETNA 44, 2015). A row that depends on those before it, up to a part of
-// 1e-6 of its length, becomes zero. Cost 6 P l^2 flops.
+// 1e-6 of its length, becomes zero. Cost 8 P l^2 flops.
 template <class T>
 void orthonormalise_rows(Index rank, Index size, int num_threads, T* q);
 
@@ -29,7 +30,7 @@ class NystromOperator final : public LinearOperator<T> {
   const T* vectors() const { return u_.data(); }
 
   // A_hat = Y'(Y omega')^+ Y from omega (rank x P), of orthonormal rows, and Y = omega A. Where A is
-  // of lower rank, the eigenvalues left over are 0. Cost about 12 P rank^2 flops.
+  // of lower rank, the eigenvalues left over are 0. Cost about 16 P rank^2 flops.
   void update(Index rank, const T* omega, const T* y);
   // Sets mu.
   void refresh(double damping);
@@ -41,7 +42,8 @@ class NystromOperator final : public LinearOperator<T> {
  private:
   Index size_;
   int num_threads_;
-  Buffer<T> u_;  // (rank x P)
+  std::mutex mutex_;  // guards what follows
+  Buffer<T> u_;       // (rank x P)
   std::vector<double> eigenvalues_;
   std::vector<double> coefficients_;  // (l_min + mu) / (l_i + mu) - 1
   double scale_ = 1.0;                // 1 / (l_min + mu)

@@ -112,28 +112,27 @@ class Recurrence {
 
   // r = b - (A + damping I) x, given q = A x; returns how far r was from it.
   double refresh();
-
   // phi = x' (A + damping I) x / 2 - b'x = -x'(b + r) / 2
   double quadratic() { return -0.5 * (vectors_.dot(w_.x, w_.b) + vectors_.dot(w_.x, w_.r)); }
+
+  // The way from the start through the iterations: every function goes on to the next one or waits.
   void started_from_x();
   void started();
   void go_on();
   void preconditioned();
   void set_direction(const T* z, double rz);
-
   // x += length p, given q = A p. Where that can not be done, x stays the iterate before or goes to
   // the sphere.
   void step();
+  void stepped();
+  void verify();
 
   // Whether |x + length p| reaches the radius, or nothing but the radius bounds the step; x then is
   // the point of the sphere. The margin is the rounding of x + length p, whose terms are at most 2
   // radii long.
   bool crosses_sphere(bool unbounded, double length, double curvature);
-
   // |x| <= radius in spite of rounding, also when the squares are added up in another order.
   void shrink_to_radius();
-  void stepped();
-  void verify();
   bool progress_is_small(Index i) const;
   void keep_iterate();
   void keep_last();
@@ -146,7 +145,6 @@ class Recurrence {
   void compare_with_start();
   void back_at_start();
   void conclude();
-
   // Nothing can be said about x: it is left as it is.
   void give_up(CgStatus status);
 

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "parallel.hpp"
+#include "vectors.hpp"
 
 namespace natgrad {
 namespace {
@@ -68,6 +69,22 @@ void SampleSpace<T>::multiply_factor(const T* w, T* v) {
     curvature_->weights().apply_root(first, u);
   };
   lin().pull_back({curvature_->prepare_outputs(), seed}, 1, v);
+}
+
+template <class T>
+void SampleSpace<T>::complement(const T* h, const T* a, double shift, T* x) {
+  multiply_factor(a, x);
+  Vectors<T> vectors(lin().net().num_params, lin().num_threads());
+  vectors.add_scaled(h, -1.0, x);
+  vectors.scale(1.0 / shift, x, x);
+}
+
+template <class T>
+double SampleSpace<T>::residual(const T* g, const T* x, double shift, T* out) {
+  curvature_->multiply(x, 1, shift, out);
+  Vectors<T> vectors(lin().net().num_params, lin().num_threads());
+  vectors.add_scaled(g, -1.0, out);
+  return vectors.norm(out);
 }
 
 template <class T>
@@ -267,8 +284,8 @@ void SampleSpace<T>::copy_kernel(double* k) const {
   const auto place = [&](Index w) { return w % c * n + w / c; };
   for (Index i = 0; i < size(); ++i)
     for (Index j = 0; j < size(); ++j) {
-      const auto [p, q] = std::minmax(place(i), place(j));
-      k[i * size() + j] = kernel_(p, q);
+      const Index p = place(i), q = place(j);
+      k[i * size() + j] = kernel_(std::min(p, q), std::max(p, q));
     }
 }
 

@@ -30,6 +30,10 @@ class SampleSpace final : public LinearOperator<T> {
 
   // v = U w;  w (n,), v (P,).   4 N P flops.
   void multiply_factor(const T* w, T* v);
+  // x = (h - U a) / shift, the solution for the right-hand side h if (K + shift I) a = U'h.
+  void complement(const T* h, const T* a, double shift, T* x);
+  // out = g - (U U' + shift I) x; returns its norm.
+  double residual(const T* g, const T* x, double shift, T* out);
   // w = U'v.   4 N P flops.
   void multiply_factor_transposed(const T* v, T* w);
   // sqrt(w_i) r_i and w_i rest_i with dL/dz_i = Q_i r_i + rest_i (OutputMatrices::divide_factor), for
@@ -40,6 +44,7 @@ class SampleSpace final : public LinearOperator<T> {
   // Forms K (n x n): columns backward sweeps of 2 N P flops, then n^2 flops per unit.
   void form();
   bool formed() const { return kernel_.size() > 0; }
+  double largest_diagonal() const { return kernel_.diagonal().maxCoeff(); }
   // K in the order of vectors, row-major; formed before.
   void copy_kernel(double* k) const;
   // K + shift I = L L' in double, n^3 / 3 flops; false if it is not positive definite to rounding.

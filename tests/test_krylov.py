@@ -334,6 +334,20 @@ def test_inputs_are_left_alone(rng):
         assert same_bits(array, copy)
 
 
+def test_flops(rng):
+    matrix, b = spd_matrix(rng, 30, 50.0), rng.standard_normal(30)
+    result = ng.cg(matrix, b)
+    vectors = 10 * 30 * result.iterations
+    assert result.flops == result.matvecs * 2 * 30**2 + vectors
+    assert result.info.flops == result.flops
+    assert not hasattr(result.info, "x")
+    operator = Operator(matrix)
+    assert np.isnan(ng.cg(operator, b).flops)  # unknown, not zero
+    operator.flops_per_product = 7.0
+    result = ng.cg(operator, b)
+    assert result.flops == result.matvecs * 7 + 10 * 30 * result.iterations
+
+
 def test_every_status_has_advice():
     names = {
         "converged": True,

@@ -133,7 +133,7 @@ void register_krylov(py::module_& m) {
       "multishift_conjugate_gradients",
       [](const py::object& a,
          const py::array& b,
-         const std::vector<double>& dampings,
+         const py::array& dampings,
          py::array& x,
          double rtol,
          double atol,
@@ -142,7 +142,9 @@ void register_krylov(py::module_& m) {
          int num_threads,
          py::object callback) {
         const T* b_data = in<T>(b, "b", 1);
-        in_shape<T>(x, "x", {static_cast<Index>(dampings.size()), b.shape(0)});
+        const double* first = in<double>(dampings, "dampings", 1);
+        const std::vector<double> shifts(first, first + dampings.size());
+        in_shape<T>(x, "x", {dampings.size(), b.shape(0)});
         T* x_data = static_cast<T*>(x.mutable_data());
         AnyOperator<T> op(a, b.shape(0));
         const MultishiftOptions options{rtol,
@@ -154,7 +156,7 @@ void register_krylov(py::module_& m) {
         MultishiftSummary summary;
         {
           py::gil_scoped_release release;
-          summary = multishift_conjugate_gradients<T>(*op.get(), b_data, dampings, x_data, options);
+          summary = multishift_conjugate_gradients<T>(*op.get(), b_data, shifts, x_data, options);
         }
         return py::make_tuple(to_list(summary.shifts), summary.matvecs);
       },

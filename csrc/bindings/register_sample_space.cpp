@@ -31,6 +31,41 @@ void register_sample_space(py::module_& m) {
           py::arg("num_params"),
           "U w (P,).")
       .def(
+          "complement",
+          [](Space& space, const py::array& h, const py::array& a, double shift) {
+            const T* h_data = in<T>(h, "h", 1);
+            const T* a_data = in_shape<T>(a, "a", {space.size()});
+            auto x = out<T>({h.shape(0)});
+            T* x_data = x.mutable_data();
+            py::gil_scoped_release release;
+            space.complement(h_data, a_data, shift, x_data);
+            return x;
+          },
+          py::arg("h"),
+          py::arg("a"),
+          py::kw_only(),
+          py::arg("shift"),
+          "(h - U a) / shift.")
+      .def(
+          "residual",
+          [](Space& space, const py::array& g, const py::array& x, double shift) {
+            const T* g_data = in<T>(g, "g", 1);
+            const T* x_data = in_shape<T>(x, "x", {g.shape(0)});
+            auto r = out<T>({g.shape(0)});
+            T* r_data = r.mutable_data();
+            double norm = 0;
+            {
+              py::gil_scoped_release release;
+              norm = space.residual(g_data, x_data, shift, r_data);
+            }
+            return py::make_tuple(r, norm);
+          },
+          py::arg("g"),
+          py::arg("x"),
+          py::kw_only(),
+          py::arg("shift"),
+          "g - (U U' + shift I) x and its norm.")
+      .def(
           "multiply_factor_transposed",
           [](Space& space, const py::array& v) {
             const T* v_data = in<T>(v, "v", 1);
@@ -63,6 +98,8 @@ void register_sample_space(py::module_& m) {
           py::arg("num_outputs"),
           "r (n,), rest (N, C) with gradient U r + J'rest, and whether the rest is 0.")
       .def("form", &Space::form, py::call_guard<py::gil_scoped_release>(), "Forms K.")
+      .def_property_readonly(
+          "largest_diagonal", &Space::largest_diagonal, "Of K, which has been formed.")
       .def(
           "kernel",
           [](Space& space) {

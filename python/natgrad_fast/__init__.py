@@ -20,7 +20,18 @@ from .objective import value, value_and_grad
 from .operators import Jacobian
 from .optimizer import NaturalGradient
 from .preconditioners import DiagonalPreconditioner
-from .results import BlockCGResult, CGIterate, CGResult, MultishiftResult, SolveInfo, Status
+from .results import (
+    BlockCGResult,
+    CGIterate,
+    CGResult,
+    Estimate,
+    MultishiftResult,
+    SolveInfo,
+    SolveResult,
+    Status,
+)
+from .sample_space import SampleSpace, sample_space_solve
+from .solve import estimate_solve, solve
 
 __all__ = [
     "EKFAC",
@@ -36,6 +47,7 @@ __all__ = [
     "DiagonalPreconditioner",
     "EmpiricalFisher",
     "EpochInfo",
+    "Estimate",
     "Fisher",
     "Hessian",
     "History",
@@ -44,7 +56,9 @@ __all__ = [
     "MultishiftResult",
     "NaturalGradient",
     "Nystrom",
+    "SampleSpace",
     "SolveInfo",
+    "SolveResult",
     "Status",
     "StepInfo",
     "Tikhonov",
@@ -52,9 +66,12 @@ __all__ = [
     "cg",
     "default_num_threads",
     "estimate_memory",
+    "estimate_solve",
     "losses",
     "multishift_cg",
+    "sample_space_solve",
     "show_config",
+    "solve",
     "solvers",
     "value",
     "value_and_grad",

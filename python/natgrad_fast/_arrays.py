@@ -137,6 +137,17 @@ def as_number(x: Any, name: str, *, minimum: float = -math.inf, above: float = -
     return value
 
 
+def as_dampings(x: ArrayLike, name: str) -> NDArray[np.float64]:
+    """Dampings (m,), m >= 1, finite and >= 0."""
+    dampings: NDArray[np.float64] = as_floats(x, name, np.dtype(np.float64), 1)
+    if dampings.size == 0:
+        raise ValueError(f"{name} is empty, wanted at least one number")
+    if (dampings < 0).any():
+        k = int(np.argmax(dampings < 0))
+        raise ValueError(f"{name} must be >= 0, got {dampings[k]} at position {k}")
+    return dampings
+
+
 def as_count(x: Any, name: str, minimum: int) -> int:
     """An integer >= minimum."""
     if isinstance(x, bool | np.bool_) or not isinstance(x, numbers.Integral):

@@ -58,7 +58,7 @@ class CurvatureMatrix(Operator):
         self.loss = loss
         self.num_threads = num_threads
         self._l2, self._damping = l2, damping
-        self._sizes = net.sizes
+        self.sizes = net.sizes
 
     @property
     def l2(self) -> float:
@@ -168,8 +168,8 @@ class GaussNewtonMatrix(CurvatureMatrix):
     ) -> None:
         self.num_cases = num_cases
         self.samples, self.seed = samples, seed
-        self._linearization = linearization
-        self.sample_weight = weights
+        self.linearization = linearization
+        self.sample_weight, self.targets = weights, targets
         self.core = core_for(self.dtype).Curvature(
             linearization,
             self.loss.core,
@@ -181,7 +181,7 @@ class GaussNewtonMatrix(CurvatureMatrix):
             shift=self._l2 + self._damping,
         )
         self.flops_per_product = product_flops(
-            self._sizes, num_cases, "gauss_newton", recompute=linearization.num_chunks > 1
+            self.sizes, num_cases, "gauss_newton", recompute=linearization.num_chunks > 1
         )
 
     @property
@@ -240,13 +240,13 @@ class GaussNewtonMatrix(CurvatureMatrix):
         J is never formed: a weighted Gram matrix of the inputs for each pair of units, N p^2 flops.
         """
         layer = as_count(layer, "layer", 0)
-        if layer >= len(self._sizes) - 1:
-            raise ValueError(f"layer must be < {len(self._sizes) - 1}, got {layer}")
+        if layer >= len(self.sizes) - 1:
+            raise ValueError(f"layer must be < {len(self.sizes) - 1}, got {layer}")
         return self.core.layer_block(layer)
 
     def block_diagonal(self) -> list[Any]:
         """All diagonal blocks of `block`, layer by layer."""
-        return [self.block(layer) for layer in range(len(self._sizes) - 1)]
+        return [self.block(layer) for layer in range(len(self.sizes) - 1)]
 
 
 class Fisher(GaussNewtonMatrix):

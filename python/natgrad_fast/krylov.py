@@ -57,7 +57,8 @@ def cg(
     ----------
     A : operator
         Symmetric positive semi-definite: a `Fisher` or `GGN`, a square array, or anything with
-        ``shape``, ``dtype`` and ``matvec``, such as a SciPy LinearOperator.
+        ``shape``, ``dtype`` and ``matvec``, such as a SciPy LinearOperator; ``matmat`` is used for
+        blocks and ``flops_per_product`` for the record, if there.
     b : (P,) or (P, K) array_like
         K right-hand sides are solved in lockstep, with products of blocks; every column has its own
         stop.
@@ -227,7 +228,7 @@ def multishift_cg(
     records, matvecs = core_for(dtype).multishift_conjugate_gradients(
         operator.core,
         b=as_vector(b, "b", size, dtype),
-        dampings=shifts.tolist(),
+        dampings=shifts,
         x=x,
         rtol=as_number(rtol, "rtol", minimum=0.0),
         atol=as_number(atol, "atol", minimum=0.0),

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ._arrays import as_count, as_num_threads, as_number, core_for
 from ._linear_map import LinearMap, as_linear_map
+from .curvature import Fisher
+from .losses import Loss
+from .mlp import MLP
 from .operators import Operator
 
 __all__ = ["Nystrom"]
@@ -23,8 +26,13 @@ class Nystrom(Operator):
 
     Parameters
     ----------
-    A : operator
-        Positive semi-definite, as in `cg`: with its own damping, if it has one.
+    A : operator or MLP
+        Positive semi-definite, as in `cg`: with its own damping, if it has one. A net stands for
+        its Fisher matrix over X.
+    loss : str or Loss, optional
+        With a net: names the predictive distribution.
+    X : (N, d_0) array_like, optional
+        With a net: the cases.
     rank : int
         Columns of the sketch, at most P.
     damping : float
@@ -52,7 +60,7 @@ class Nystrom(Operator):
 
     Notes
     -----
-    Three calls of three costs: `update` takes `rank` products with A, as one block, and 20 P rank^2
+    Three calls of three costs: `update` takes `rank` products with A, as one block, and 24 P rank^2
     flops; `refresh` is free; ``M @ g`` costs 4 P rank flops. The memory is P rank numbers, three
     times that while `update` runs.
     """
@@ -60,14 +68,21 @@ class Nystrom(Operator):
     def __init__(
         self,
         A: Any,
-        rank: int = 20,
+        loss: str | Loss | None = None,
+        X: ArrayLike | None = None,
         *,
+        rank: int = 20,
         damping: float = 0.0,
         seed: int = 0,
         adaptive: bool = False,
         max_rank: int | None = None,
         num_threads: int | None = None,
     ) -> None:
+        self._net_and_loss = (A, loss) if isinstance(A, MLP) else None
+        if self._net_and_loss is None and (loss is not None or X is not None):
+            raise TypeError(f"loss and X go with a net as first argument, got {A!r}")
+        if self._net_and_loss is not None:
+            A = self._fisher(X, num_threads)
         operator = as_linear_map(A)
         size = operator.size
         self.shape, self.dtype = (size, size), operator.dtype
@@ -104,14 +119,24 @@ class Nystrom(Operator):
         """The matrix itself: it is symmetric."""
         return self
 
+    def _fisher(self, X: Any, num_threads: int | None) -> Fisher:
+        assert self._net_and_loss is not None
+        net, loss = self._net_and_loss
+        if loss is None or X is None:
+            raise ValueError("loss and X are missing: a net needs both")
+        return Fisher(net, loss, X, num_threads=num_threads)
+
     def update(self, A: Any) -> None:
         """Approximate A anew: `rank` products, more if adaptive.
 
         Parameters
         ----------
-        A : operator
-            Of the shape and dtype that it was built with.
+        A : operator or (N, d_0) array_like
+            Of the shape and dtype that it was built with; cases X if it was built with a net, whose
+            present parameters count.
         """
+        if self._net_and_loss is not None and not hasattr(A, "matvec"):
+            A = self._fisher(A, self._threads)
         operator = as_linear_map(A)
         if (operator.size, operator.size) != self.shape:
             raise ValueError(f"A has shape {(operator.size,) * 2}, wanted {self.shape}")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,8 +14,10 @@ __all__ = [
     "BlockCGResult",
     "CGIterate",
     "CGResult",
+    "Estimate",
     "MultishiftResult",
     "SolveInfo",
+    "SolveResult",
     "Status",
 ]
 
@@ -115,6 +117,27 @@ class CGResult(SolveInfo):
             self.seconds,
             self.flops,
         )
+
+
+class Estimate(NamedTuple):
+    """What a way to solve is expected to take.
+
+    `cost` is in flops at the rate of products, where slower ones count several times; `iterations`
+    is 0 for exact methods.
+    """
+
+    flops: float
+    bytes: float
+    cost: float
+    iterations: int
+
+
+@dataclass(frozen=True)
+class SolveResult(CGResult):
+    """`CGResult` with the `method` that was used, and the `estimates` it was picked by, if any."""
+
+    method: str = ""
+    estimates: Mapping[str, Estimate] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

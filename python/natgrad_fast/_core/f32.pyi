@@ -3,7 +3,7 @@ import natgrad_fast._core
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Curvature', 'Hessian', 'LinearOperator', 'Linearization', 'Objective', 'OutputMatrices', 'all_finite', 'conjugate_gradients', 'dot', 'hessian_bytes', 'linearization_bytes', 'predict']
+__all__: list[str] = ['Curvature', 'Hessian', 'LinearOperator', 'Linearization', 'Nystrom', 'Objective', 'OutputMatrices', 'SampleSpace', 'all_finite', 'conjugate_gradients', 'dot', 'hessian_bytes', 'linearization_bytes', 'multishift_conjugate_gradients', 'orthonormalise_rows', 'predict']
 class LinearOperator:
     """
     A symmetric linear map on R^P.
@@ -148,13 +148,92 @@ class Hessian(LinearOperator):
     @shift.setter
     def shift(self, arg1: typing.SupportsFloat | typing.SupportsIndex) -> None:
         ...
+class SampleSpace(LinearOperator):
+    """
+    The kernel K = U'U (n, n) of a curvature matrix B = U U' (P, P).
+    """
+    def __init__(self, curvature: Curvature) -> None:
+        ...
+    def complement(self, h: numpy.ndarray, a: numpy.ndarray, *, shift: typing.SupportsFloat | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        (h - U a) / shift.
+        """
+    def decompose(self) -> None:
+        """
+        Eigenvalues and eigenvectors of K.
+        """
+    def factorize(self, shift: typing.SupportsFloat | typing.SupportsIndex) -> bool:
+        """
+        Cholesky factors of K + shift I; whether it is positive definite to rounding.
+        """
+    def form(self) -> None:
+        """
+        Forms K.
+        """
+    def kernel(self) -> numpy.typing.NDArray[numpy.float64]:
+        """
+        K (n, n) in float64, in the order (case, column).
+        """
+    def multiply_factor(self, w: numpy.ndarray, *, num_params: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        U w (P,).
+        """
+    def multiply_factor_transposed(self, v: numpy.ndarray) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        U'v (n,).
+        """
+    def prepare_products(self) -> None:
+        """
+        Layer Grams, for products with K.
+        """
+    def residual(self, g: numpy.ndarray, x: numpy.ndarray, *, shift: typing.SupportsFloat | typing.SupportsIndex) -> tuple[numpy.typing.NDArray[numpy.float32], float]:
+        """
+        g - (U U' + shift I) x and its norm.
+        """
+    def solve(self, b: numpy.ndarray) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        (K + shift I)^-1 b by the last factorisation.
+        """
+    def solve_decomposed(self, shift: typing.SupportsFloat | typing.SupportsIndex, b: numpy.ndarray) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        (K + shift I)^-1 b by the eigenvectors.
+        """
+    def split_gradient(self, targets: numpy.ndarray, *, num_outputs: typing.SupportsInt | typing.SupportsIndex) -> tuple[numpy.typing.NDArray[numpy.float32], numpy.typing.NDArray[numpy.float32], bool]:
+        """
+        r (n,), rest (N, C) with gradient U r + J'rest, and whether the rest is 0.
+        """
+    @property
+    def largest_diagonal(self) -> float:
+        """
+        Of K, which has been formed.
+        """
+class Nystrom(LinearOperator):
+    """
+    The inverse of a damped low-rank approximation.
+    """
+    def __init__(self, size: typing.SupportsInt | typing.SupportsIndex, *, num_threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def refresh(self, damping: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        """
+        Sets the damping of the inverse.
+        """
+    def update(self, omega: numpy.ndarray, *, y: numpy.ndarray) -> None:
+        """
+        New approximation from omega (l, P), of orthonormal rows, and y = omega A (l, P).
+        """
+    @property
+    def eigenvalues(self) -> numpy.typing.NDArray[numpy.float64]:
+        ...
+    @property
+    def vectors(self) -> numpy.typing.NDArray[numpy.float32]:
+        ...
 def all_finite(x: numpy.ndarray, *, num_threads: typing.SupportsInt | typing.SupportsIndex) -> bool:
     """
     Whether no element is NaN or infinite.
     """
-def conjugate_gradients(a: typing.Any, *, preconditioner: typing.Any, b: numpy.ndarray, x: numpy.ndarray, damping: typing.SupportsFloat | typing.SupportsIndex, rtol: typing.SupportsFloat | typing.SupportsIndex, atol: typing.SupportsFloat | typing.SupportsIndex, max_iter: typing.SupportsInt | typing.SupportsIndex, min_iter: typing.SupportsInt | typing.SupportsIndex, relative_progress: bool, num_threads: typing.SupportsInt | typing.SupportsIndex, callback: typing.Any) -> tuple[str, int, int, float, float]:
+def conjugate_gradients(a: typing.Any, *, preconditioner: typing.Any, b: numpy.ndarray, x: numpy.ndarray, damping: typing.SupportsFloat | typing.SupportsIndex, rtol: typing.SupportsFloat | typing.SupportsIndex, atol: typing.SupportsFloat | typing.SupportsIndex, max_iter: typing.SupportsInt | typing.SupportsIndex, min_iter: typing.SupportsInt | typing.SupportsIndex, relative_progress: bool, trust_radius: typing.SupportsFloat | typing.SupportsIndex, keep_iterates: bool, num_threads: typing.SupportsInt | typing.SupportsIndex, is_block: bool, callback: typing.Any) -> tuple[list, list]:
     """
-    Solves (A + damping I) x = b from the start x (P,), in place; (status, iterations, matvecs, residual_norm, quadratic).
+    Solves (A + damping I) x = b for the rows of b (K, P) from the starts x (K, P), in place; a list of (status, iterations, matvecs, residual_norm, quadratic), and the iterates.
     """
 def dot(x: numpy.ndarray, y: numpy.ndarray, *, num_threads: typing.SupportsInt | typing.SupportsIndex) -> float:
     """
@@ -167,6 +246,14 @@ def hessian_bytes(net: natgrad_fast._core.Architecture, *, num_cases: typing.Sup
 def linearization_bytes(net: natgrad_fast._core.Architecture, *, num_cases: typing.SupportsInt | typing.SupportsIndex, num_vectors: typing.SupportsInt | typing.SupportsIndex, chunk_size: typing.SupportsInt | typing.SupportsIndex, num_threads: typing.SupportsInt | typing.SupportsIndex) -> float:
     """
     Bytes that a linearisation allocates, with scratch for products of num_vectors at once.
+    """
+def multishift_conjugate_gradients(a: typing.Any, *, b: numpy.ndarray, dampings: numpy.ndarray, x: numpy.ndarray, rtol: typing.SupportsFloat | typing.SupportsIndex, atol: typing.SupportsFloat | typing.SupportsIndex, max_iter: typing.SupportsInt | typing.SupportsIndex, verify: bool, num_threads: typing.SupportsInt | typing.SupportsIndex, callback: typing.Any) -> tuple[list, int]:
+    """
+    Solves (A + dampings_j I) x_j = b into x (m, P); a list of (status, iterations, 0, residual_norm, quadratic), and the number of products.
+    """
+def orthonormalise_rows(q: numpy.ndarray, *, num_threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Orthonormalises the rows of q (l, P) in place; dependent ones become zero.
     """
 def predict(net: natgrad_fast._core.Architecture, *, params: numpy.ndarray, x: numpy.ndarray, num_threads: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float32]:
     """
