@@ -38,17 +38,22 @@ import natgrad_fast as ng
 counter = ctypes.CDLL(sys.argv[1])
 rng = np.random.default_rng(0)
 net = ng.MLP(eval(sys.argv[2]), dtype=sys.argv[3])
-fisher = ng.Fisher(net, "softmax_cross_entropy", rng.standard_normal((300, 20)), num_threads=2)
+problem = net, "softmax_cross_entropy", rng.standard_normal((300, 20))
+fisher = ng.Fisher(*problem, num_threads=2)
 b = rng.standard_normal(net.num_params).astype(net.dtype)
 
 block = rng.standard_normal((net.num_params, 3)).astype(net.dtype)
 nystrom = ng.Nystrom(fisher, rank=4, damping=1.0)
+# a damping far off, so that no solve ends early
+kfac, ekfac = (kind(*problem, damping=100.0, num_threads=2) for kind in (ng.KFAC, ng.EKFAC))
 solves = {
     "plain": lambda options: ng.cg(fisher, b, damping=1.0, **options),
     "radius": lambda options: ng.cg(fisher, b, damping=1.0, trust_radius=1e3, **options),
     "block": lambda options: ng.cg(fisher, block, damping=1.0, **options),
     "multishift": lambda options: ng.multishift_cg(fisher, b, [1.0, 2.0, 3.0], **options),
     "nystrom": lambda options: ng.cg(fisher, b, preconditioner=nystrom, damping=1.0, **options),
+    "kfac": lambda options: ng.cg(fisher, b, preconditioner=kfac, damping=1.0, **options),
+    "ekfac": lambda options: ng.cg(fisher, b, preconditioner=ekfac, damping=1.0, **options),
 }
 solve = solves[sys.argv[4]]
 
@@ -69,7 +74,9 @@ print(many - few)
 @pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD")
 @pytest.mark.parametrize("sizes", [[20, 60, 100, 5], [20, 5, 10]], ids=["threads", "serial"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("solve", ["plain", "radius", "block", "multishift", "nystrom"])
+@pytest.mark.parametrize(
+    "solve", ["plain", "radius", "block", "multishift", "nystrom", "kfac", "ekfac"]
+)
 def test_iterations_of_a_solve_allocate_nothing(solve, sizes, dtype, tmp_path):
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:

@@ -12,12 +12,14 @@ from .curvature import GGN, EmpiricalFisher, Fisher, Hessian
 from .damping import DampingPolicy, LevenbergMarquardt, Tikhonov
 from .estimates import estimate_memory
 from .history import EpochInfo, History, StepInfo
+from .kronecker import EKFAC, KFAC, TEKFAC, TKFAC
 from .krylov import cg, multishift_cg
 from .mlp import MLP
 from .nystrom import Nystrom
 from .objective import value, value_and_grad
 from .operators import Jacobian
 from .optimizer import NaturalGradient
+from .preconditioners import DiagonalPreconditioner
 from .results import (
     BlockCGResult,
     CGIterate,
@@ -32,12 +34,17 @@ from .sample_space import SampleSpace, sample_space_solve
 from .solve import estimate_solve, solve
 
 __all__ = [
+    "EKFAC",
     "GGN",
+    "KFAC",
     "MLP",
+    "TEKFAC",
+    "TKFAC",
     "BlockCGResult",
     "CGIterate",
     "CGResult",
     "DampingPolicy",
+    "DiagonalPreconditioner",
     "EmpiricalFisher",
     "EpochInfo",
     "Estimate",
