@@ -3,7 +3,7 @@ import natgrad_fast._core
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Curvature', 'Hessian', 'LinearOperator', 'Linearization', 'Nystrom', 'Objective', 'OutputMatrices', 'SampleSpace', 'all_finite', 'conjugate_gradients', 'dot', 'hessian_bytes', 'linearization_bytes', 'multishift_conjugate_gradients', 'orthonormalise_rows', 'predict']
+__all__: list[str] = ['Curvature', 'Hessian', 'KroneckerFactors', 'LinearOperator', 'Linearization', 'Nystrom', 'Objective', 'OutputMatrices', 'SampleSpace', 'all_finite', 'conjugate_gradients', 'dot', 'hessian_bytes', 'linearization_bytes', 'multishift_conjugate_gradients', 'orthonormalise_rows', 'predict']
 class LinearOperator:
     """
     A symmetric linear map on R^P.
@@ -207,6 +207,38 @@ class SampleSpace(LinearOperator):
         """
         Of K, which has been formed.
         """
+class KroneckerFactors(LinearOperator):
+    """
+    Damped inverse of a Kronecker-factored Fisher matrix.
+    """
+    def __init__(self, net: natgrad_fast._core.Architecture, *, kind: str, pi: str, basis_period: typing.SupportsInt | typing.SupportsIndex, num_threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def block(self, layer: typing.SupportsInt | typing.SupportsIndex, *, damped: bool) -> tuple[typing.Any, typing.Any, typing.Any]:
+        """
+        left (d, d), right (n, n) and scales (d, n) or None of one layer, float64; with scales the rows of left and right are the basis.
+        """
+    def refresh(self, damping: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        """
+        Inverses of the damped factors as they are now.
+        """
+    def set_state(self, numbers: numpy.ndarray, num_updates: typing.SupportsInt | typing.SupportsIndex, damping: typing.SupportsFloat | typing.SupportsIndex, inverse_is_current: bool) -> None:
+        """
+        Goes on from what state() gave.
+        """
+    def state(self) -> tuple[numpy.typing.NDArray[numpy.float64], int, float, bool]:
+        """
+        numbers (n,), num_updates, damping and whether the inverse is that of the factors.
+        """
+    def update(self, linearization: Linearization, loss: natgrad_fast._core.Loss, *, num_samples: typing.SupportsInt | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex, weights: typing.Any, decay: typing.SupportsFloat | typing.SupportsIndex) -> bool:
+        """
+        Moving averages of the moments; num_samples 0 for the exact Fisher matrix. False if a moment of the batch is not finite.
+        """
+    @property
+    def damping(self) -> float:
+        ...
+    @property
+    def num_updates(self) -> int:
+        ...
 class Nystrom(LinearOperator):
     """
     The inverse of a damped low-rank approximation.
