@@ -97,9 +97,9 @@ class CurvatureMatrix(Operator):
         -------
         float
         """
-        v, w = self._two_vectors(v, w)
-        product = self.core.apply(w[None])[0]
-        return float(core_for(self.dtype).dot(v, product, num_threads=self.num_threads))
+        left, right = self._two_vectors(v, w)
+        product = self.core.apply(right[None])[0]
+        return float(core_for(self.dtype).dot(left, product, num_threads=self.num_threads))
 
     def _two_vectors(self, v: ArrayLike, w: ArrayLike | None) -> tuple[Any, Any]:
         first = as_vector(v, "v", self.shape[0], self.dtype)
