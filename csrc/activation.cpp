@@ -68,8 +68,9 @@ void second_derivative(Activation kind, Index size, T* s, T* second) {
       d = a.logistic();
       d = d * (T(1) - d);
       return;
-    case Activation::gelu:
-      d = (T(2) - a.square()) * (T(-0.5) * a.square()).exp() * T(0.39894228040143267794);
+    case Activation::gelu:  // exp(-750) is 0, while s^2 may overflow
+      d = a.square().min(T(1500));
+      d = (T(2) - d) * (T(-0.5) * d).exp() * T(0.39894228040143267794);
       return;
     case Activation::silu:
       d = a.logistic();

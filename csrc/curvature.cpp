@@ -174,16 +174,22 @@ double CurvatureOperator<T>::trace() {
     parallel_for(deltas.count, lin.work_threads(), [&](Index j, int) {
       T sign[width];
       double* value = values.data() + (first + j) * width;
-      for (std::size_t l = 0; l < net.layers.size(); ++l) {
-        double inputs[width] = {};
-        add_square_norms(lin.activations(l).panel(j), net.layers[l].inputs, inputs);
-        for (Index k = 0; k < deltas.num_vectors; ++k) {
+      Buffer<double> inputs(static_cast<Index>(net.layers.size()) * width);  // |a_{l-1}|^2
+      std::fill(inputs.data(), inputs.data() + inputs.size(), 0.0);
+      for (std::size_t l = 0; l < net.layers.size(); ++l)
+        add_square_norms(lin.activations(l).panel(j),
+                         net.layers[l].inputs,
+                         inputs.data() + static_cast<Index>(l) * width);
+      // Column by column: the order of the sum does not depend on how many fit into one pass.
+      for (Index k = 0; k < deltas.num_vectors; ++k) {
+        output_.factor_sign(first + j, deltas.first_vector + k, 1, sign);
+        for (std::size_t l = 0; l < net.layers.size(); ++l) {
           double norms[width] = {};
           add_square_norms(deltas(k, l).panel(j), net.layers[l].outputs, norms);
-          output_.factor_sign(first + j, deltas.first_vector + k, 1, sign);
+          const double* input = inputs.data() + static_cast<Index>(l) * width;
           for (Index q = 0; q < width; ++q)
             value[q] += static_cast<double>(sign[q]) * norms[q] *
-                        (inputs[q] + (net.layers[l].has_bias ? 1.0 : 0.0));
+                        (input[q] + (net.layers[l].has_bias ? 1.0 : 0.0));
         }
       }
     });
@@ -262,7 +268,8 @@ void CurvatureOperator<T>::layer_block(std::size_t l, T* out) {
       for (Index s = 0; s <= r; ++s) {
         Panels<T> h(1, deltas.count * width);
         for (Index j = 0; j < deltas.count; ++j)
-          std::copy_n(pairs.view().panel(j) + (r * (r + 1) / 2 + s) * width, width, h.view().panel(j));
+          std::copy_n(
+              pairs.view().panel(j) + (r * (r + 1) / 2 + s) * width, width, h.view().panel(j));
         add_to_block(l, h, r, s, out);
       }
     });

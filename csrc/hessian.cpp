@@ -75,12 +75,10 @@ void HessianOperator<T>::load_tile(Index first) {
     const PanelView<T> u = deltas_[l].view().slice(first, count);
     if (l + 1 == num_layers) {
       const PanelView<const T> z = lin.activations(num_layers).slice(first, count);
-      loss_gradient<T>(
-          loss_, z, std::as_const(targets_).view().slice(in_batch, count), u);
+      loss_gradient<T>(loss_, z, std::as_const(targets_).view().slice(in_batch, count), u);
       weights_.apply(in_batch, u);
     } else {
-      multiply<T>(
-          lin.transposed_weights(l + 1), deltas_[l + 1].view().slice(first, count), u);
+      multiply<T>(lin.transposed_weights(l + 1), deltas_[l + 1].view().slice(first, count), u);
     }
     if (curved_[l].empty()) continue;
     const PanelView<T> e = curved_[l].view().slice(first, count);
@@ -198,8 +196,7 @@ void HessianOperator<T>::outer_products(const T* v, T* out) {
   const Linearization<T>& lin = *linearization_;
   const Architecture& net = lin.net();
   const Index count = lin.chunk_count();
-  const bool later = lin.chunk_first() > 0,
-             last = lin.chunk_first() + count == lin.num_panels();
+  const bool later = lin.chunk_first() > 0, last = lin.chunk_first() + count == lin.num_panels();
   const std::vector<RowTask>& tasks = lin.row_tasks();
   parallel_for(static_cast<Index>(tasks.size()), lin.work_threads(), [&](Index i, int) {
     const auto [l, begin, end] = tasks[static_cast<std::size_t>(i)];
@@ -224,8 +221,7 @@ void HessianOperator<T>::outer_products(const T* v, T* out) {
                           true,
                           w);
     }
-    if (layer.has_bias)
-      sum_cases(ru.slice(0, count), begin, end, later, out + layer.bias_offset);
+    if (layer.has_bias) sum_cases(ru.slice(0, count), begin, end, later, out + layer.bias_offset);
     if (!last || shift_ == 0.0) return;
     const auto add_shift = [&](Index p, Index p_end) {
       for (; p < p_end; ++p) out[p] += static_cast<T>(shift_) * v[p];

@@ -30,6 +30,7 @@ class HessianOperator final : public LinearOperator<T> {
 
   Index size() const override { return linearization_->net().num_params; }
   int num_threads() const { return linearization_->num_threads(); }
+  Index num_chunks() const { return linearization_->num_chunks(); }
   double shift() const { return shift_; }
   void set_shift(double shift) { shift_ = shift; }
 

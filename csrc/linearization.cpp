@@ -89,8 +89,9 @@ double Linearization<T>::estimate_bytes(const Architecture& net,
   double elements = static_cast<double>(net.num_params) + panels(net.num_inputs(), chunk);
   for (std::size_t l = 0; l < net.layers.size(); ++l) {
     const Layer& layer = net.layers[l];
-    const double kinds =
-        layer.activation == Activation::identity ? 1 : options.second_derivatives ? 3 : 2;
+    const double kinds = layer.activation == Activation::identity ? 1
+                         : options.second_derivatives             ? 3
+                                                                  : 2;
     elements += kinds * panels(layer.outputs, chunk);
     elements += panels(chunk * Tile<T>::width, Panels<T>::count_for(layer.inputs));
     if (l > 0)
@@ -100,8 +101,7 @@ double Linearization<T>::estimate_bytes(const Architecture& net,
   const Index tile = choose_tile_panels(chunk, threads);
   elements += 4.0 * threads * panels(net.max_width, tile);
   const Index one = delta_bytes(net, chunk);
-  const Index vectors =
-      num_vectors > 0 ? std::clamp<Index>(block_bytes / one, 1, num_vectors) : 0;
+  const Index vectors = num_vectors > 0 ? std::clamp<Index>(block_bytes / one, 1, num_vectors) : 0;
   return elements * sizeof(T) + static_cast<double>(vectors) * static_cast<double>(one);
 }
 
@@ -293,8 +293,7 @@ void Linearization<T>::outer_product(
                     layer.inputs,
                     first_ > 0,
                     out + layer.weight_offset);
-  if (layer.has_bias)
-    sum_cases(u, task.begin, task.end, first_ > 0, out + layer.bias_offset);
+  if (layer.has_bias) sum_cases(u, task.begin, task.end, first_ > 0, out + layer.bias_offset);
   if (shift == 0.0 || first_ + count_ < num_panels()) return;
   const auto add_shift = [&](Index begin, Index end) {
     for (Index p = begin; p < end; ++p) out[p] += static_cast<T>(shift) * v[p];
@@ -333,8 +332,7 @@ void Linearization<T>::push_forward(const T* v, Index num_vectors, const OutputP
   each_chunk(pass, [&] {
     parallel_for(num_vectors * num_tiles(), work_threads_, [&](Index i, int thread) {
       const Index k = i / num_tiles(), first = i % num_tiles() * tile_panels_;
-      pass.work(
-          k, first_ + first, tangent_of_params(v + k * net_.num_params, first, thread, 0));
+      pass.work(k, first_ + first, tangent_of_params(v + k * net_.num_params, first, thread, 0));
     });
   });
 }
@@ -420,8 +418,7 @@ void Linearization<T>::sweep_backward(const OutputPass<T>& pass,
 template <class T>
 void Linearization<T>::pull_back(const OutputPass<T>& pass, Index num_vectors, T* out) {
   sweep_backward(pass, num_vectors, [&](const Deltas<T>& deltas) {
-    outer_products(
-        deltas.num_vectors, nullptr, 0.0, out + deltas.first_vector * net_.num_params);
+    outer_products(deltas.num_vectors, nullptr, 0.0, out + deltas.first_vector * net_.num_params);
   });
 }
 
@@ -462,8 +459,7 @@ void Linearization<T>::multiply_kernel(const OutputPass<T>& seed,
   each_chunk(seed, [&] {
     parallel_for(num_tiles(), work_threads_, [&](Index tile, int) {
       const Index first = tile * tile_panels_;
-      backward_tile(
-          deltas_[0], first, [&](PanelView<T> u) { seed.work(0, first_ + first, u); });
+      backward_tile(deltas_[0], first, [&](PanelView<T> u) { seed.work(0, first_ + first, u); });
       for (std::size_t l = 0; !single && l < deltas.size(); ++l) {
         const PanelView<T> from = deltas_[0][l].view(), to = deltas[l].view();
         for (Index j = first; j < first + tile_count(first); ++j)

@@ -147,7 +147,6 @@ class Linearization {
     Buffer<T> data;
   };
 
-
   PanelView<const T> slice(const Panels<T>& panels) const {
     return panels.empty() ? PanelView<const T>{} : panels.view().slice(0, count_);
   }

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import natgrad_fast as ng
 import numpy as np
 import reference
+from natgrad_fast._arrays import core_for
+from natgrad_fast.losses import as_loss
 
 SQUARED, SOFTMAX, BERNOULLI = "squared_error", "softmax_cross_entropy", "bernoulli_cross_entropy"
 POISSON, STUDENT, MEAN_VARIANCE = "poisson", "student_t", "gaussian_mean_variance"
@@ -141,6 +143,12 @@ ACTIVATIONS = [
     Case(f"4-7-3-{name}", (4, 7, 3), SQUARED, activation=name, output_activation=name)
     for name in reference.ACTIVATIONS
 ]
+# Every loss behind every activation.
+LAWS = [
+    Case(f"4-6-4-{loss}-{name}", (4, 6, 4), loss, activation=name)
+    for loss in reference.LOSSES
+    for name in reference.ACTIVATIONS
+]
 # Differences make no sense across a kink.
 SMOOTH = [
     case
@@ -155,8 +163,62 @@ LARGE = [
 ]
 
 
+# Nets with kinks only: d2z/dtheta2 has no blocks on the diagonal of layers.
+PIECEWISE_LINEAR = [
+    Case("4-7-3-relu", (4, 7, 3), SOFTMAX, n=40, activation="relu"),
+    Case("5-6-6-4-2-leaky", (5, 6, 6, 4, 2), SQUARED, n=40, activation="leaky_relu"),
+    Case("3-5-4-5-4-relu-student", (3, 5, 4, 5, 4), STUDENT, activation="relu", weighted=True),
+    Case(
+        "6-5-5-2-mixed",
+        (6, 5, 5, 2),
+        MEAN_VARIANCE,
+        activation=("relu", "leaky_relu"),
+        output_activation="leaky_relu",
+        bias=(True, False, True),
+    ),
+]
+# Every curvature matrix there is. "sampled" is the Monte-Carlo Fisher with SAMPLES labels.
+CURVATURES = ["fisher", "sampled", "ggn", "empirical", "hessian"]
+GAUSS_NEWTON = CURVATURES[:-1]
+SAMPLES, SEED = 3, 11
+
+
 def ids(case):
     return case.id
+
+
+def curvature(kind, problem, loss, **options):
+    """The operator of one of CURVATURES."""
+    net, x, y = problem.net, problem.x, problem.y
+    if kind == "fisher":
+        return ng.Fisher(net, loss, x, **options)
+    if kind == "sampled":
+        return ng.Fisher(net, loss, x, samples=SAMPLES, seed=SEED, **options)
+    operators = {"ggn": ng.GGN, "empirical": ng.EmpiricalFisher, "hessian": ng.Hessian}
+    return operators[kind](net, loss, x, y, **options)
+
+
+def exact_curvature(kind, problem, loss, **options):
+    """The dense oracle of the same matrix; the draws of "sampled" are those of the library."""
+    oracle, (theta, x, y) = problem.oracle, problem.args
+    if kind == "fisher":
+        return reference.fisher(oracle, loss, theta, x, **options)
+    if kind == "sampled":
+        core, law = core_for(problem.net.dtype), as_loss(loss)
+        z = problem.net(problem.x)
+        no_targets = np.zeros((len(z), law.num_targets(z.shape[1])), z.dtype)
+        draws = core.OutputMatrices(
+            law.core, "sampled_fisher", z, no_targets, samples=SAMPLES, seed=SEED
+        )
+        shift = options.get("l2", 0.0) + options.get("damping", 0.0)
+        weight = options.get("sample_weight")
+        return reference.output_factor_curvature(oracle, theta, x, draws.factor(), weight, shift)
+    matrices = {
+        "ggn": reference.ggn,
+        "empirical": reference.empirical_fisher,
+        "hessian": reference.hessian,
+    }
+    return matrices[kind](oracle, loss, theta, x, y, **options)
 
 
 def assert_close(actual, expected, tol):

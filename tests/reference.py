@@ -327,6 +327,80 @@ def ggn(net, loss, theta, x, y, sample_weight=None, l2=0.0, damping=0.0):
     return _curvature(net.jacobian(theta, x), hessian, w, l2 + damping)
 
 
+def empirical_fisher(net, loss, theta, x, y, sample_weight=None, l2=0.0, damping=0.0):
+    """sum_n w_n g_n g_n' + shift I, with the gradient g_n of every case at its own target."""
+    z = net.forward(theta, x)
+    w = _mean_weights(len(z), sample_weight)
+    loss = as_loss(loss)
+    g = loss.gradient(z, loss.targets(y, z.shape[1]))
+    gradients = np.einsum("nc,ncp->np", g, net.jacobian(theta, x))
+    return (gradients.T * w) @ gradients + (l2 + damping) * np.eye(net.num_params)
+
+
+def output_factor_curvature(net, theta, x, factor, sample_weight=None, shift=0.0):
+    """sum_n w_n J_n' Q_n Q_n' J_n + shift I for given factors Q_n, (N, C, K)."""
+    factor = np.asarray(factor, float)
+    w = _mean_weights(len(factor), sample_weight)
+    return _curvature(net.jacobian(theta, x), factor @ factor.transpose(0, 2, 1), w, shift)
+
+
+def _net_curvature(net, theta, x, g):
+    """sum_n sum_c g_nc d2z_nc/dtheta2, by the chain rule for second derivatives, term by term.
+
+    With S_l = ds_l/dtheta, A_l = da_l/dtheta and the second derivatives in directions v, w,
+      D2 s_l = V_l A_{l-1} w + W_l' A_{l-1} v + W_l D2 a_{l-1},
+      D2 a_l = phi''_l . (S_l v) . (S_l w) + phi'_l . D2 s_l,
+    so that with u_l = sum_c g_c dz_c/ds_l and e_l = phi''_l . sum_c g_c dz_c/da_l
+      sum_c g_c D2 z_c = sum_l  S_l' diag(e_l) S_l + B_l + B_l',
+    where row (r, s) of W_l in B_l is u_l[r] times row s of A_{l-1}.
+    """
+    inputs, pre, _ = net.states(theta, x)
+    layers, num_params = net.unpack(np.asarray(theta, float)), net.num_params
+    upper, deltas, bends = g, [], []  # upper: sum_c g_c dz_c/da_l
+    for index in reversed(range(len(layers))):
+        activation = ACTIVATIONS[net.activations[index]]
+        bends.append(activation.d2(pre[index]) * upper)
+        deltas.append(activation.d1(pre[index]) * upper)
+        upper = deltas[-1] @ layers[index][0]
+    deltas, bends = deltas[::-1], bends[::-1]
+    total, at = np.zeros((num_params, num_params)), 0
+    a = np.zeros((len(x), net.sizes[0], num_params))  # A_{l-1}, (N, d_{l-1}, P)
+    for index, (weight, _) in enumerate(layers):
+        d_out, d_in = weight.shape
+        mixed = np.einsum("nr,nsp->rsp", deltas[index], a).reshape(d_out * d_in, num_params)
+        total[at : at + d_out * d_in] += mixed
+        total[:, at : at + d_out * d_in] += mixed.T
+        s = weight @ a
+        for r in range(d_out):  # ds_r/dW[r, :] = a_{l-1}, ds_r/db[r] = 1
+            s[:, r, at + r * d_in : at + (r + 1) * d_in] += inputs[index]
+        at += d_out * d_in
+        if net.biases[index]:
+            s[:, range(d_out), range(at, at + d_out)] += 1.0
+            at += d_out
+        rows = s.reshape(-1, num_params)
+        total += (rows.T * bends[index].ravel()) @ rows
+        a = ACTIVATIONS[net.activations[index]].d1(pre[index])[:, :, None] * s
+    return total
+
+
+def hessian(net, loss, theta, x, y, sample_weight=None, l2=0.0, damping=0.0, chunk=64):
+    """GGN + sum_n w_n sum_c dL/dz_nc d2z_nc/dtheta2 + shift I, some cases at a time."""
+    total = ggn(net, loss, theta, x, y, sample_weight, l2, damping)
+    z, loss = net.forward(theta, x), as_loss(loss)
+    w = _mean_weights(len(z), sample_weight)
+    g = w[:, None] * loss.gradient(z, loss.targets(y, z.shape[1]))
+    for at in range(0, len(x), chunk):
+        total += _net_curvature(net, theta, x[at : at + chunk], g[at : at + chunk])
+    return total
+
+
+def layer_slices(net):
+    """Where the parameters of every layer stand in theta."""
+    widths = zip(net.sizes[:-1], net.sizes[1:], net.biases, strict=True)
+    ends = np.cumsum([d_out * (d_in + int(bias)) for d_in, d_out, bias in widths])
+    return [slice(begin, end) for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
 def fisher_product(net, loss, theta, x, v, chunk=16):
     """The product F v for nets whose dense F does not fit: J' (F_R (J v)), some cases at a time."""
     total = np.zeros(net.num_params)

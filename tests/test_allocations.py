@@ -93,3 +93,88 @@ def test_iterations_of_a_solve_allocate_nothing(solve, sizes, dtype, tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == "0"
+
+
+PRODUCTS = """
+import ctypes, sys
+import numpy as np
+import natgrad_fast as ng
+
+counter = ctypes.CDLL(sys.argv[1])
+sizes, dtype = eval(sys.argv[2]), sys.argv[3]
+rng = np.random.default_rng(0)
+x = rng.standard_normal((300, 20)).astype(dtype)
+labels, y = np.arange(300) % 5, rng.standard_normal((300, 5))
+softmax = "softmax_cross_entropy"
+net = ng.MLP(sizes, dtype=dtype)
+b = rng.standard_normal(net.num_params).astype(dtype)
+
+def operators(**options):
+    yield ng.Fisher(net, softmax, x, **options)
+    yield ng.Fisher(net, "poisson", x, samples=3, **options)
+    yield ng.GGN(net, "student_t", x, y, **options)
+    yield ng.EmpiricalFisher(net, softmax, x, labels, **options)
+    yield ng.Hessian(net, softmax, x, labels, **options)
+
+def calls(operator, max_iter):
+    before = counter.num_calls()
+    result = ng.cg(operator, b, rtol=0.0, max_iter=max_iter)
+    assert result.iterations == max_iter, (operator, result.status)
+    return counter.num_calls() - before
+
+def calls_of_one_product(operator, rows):
+    before = counter.num_calls()
+    operator.core.apply(rows)
+    return counter.num_calls() - before
+
+for chunk_size in (None, 1):
+    for operator in operators(num_threads=2, chunk_size=chunk_size):
+        v = b
+        for _ in range(20):
+            v = operator @ (v / np.linalg.norm(v))
+        # eigenvalues within (0.5, 2.5) |v|, up to the error of |v|: no breakdown, no end before 25
+        operator.damping = 1.5 * float(np.linalg.norm(v))
+        calls(operator, 5)
+        few, many = (min(calls(operator, n) for _ in range(3)) for n in (5, 25))
+        assert few > 0  # the counter counts: a solve makes its vectors
+        # A block costs as many allocations as a vector: those of the result.
+        rows = np.stack([b, 2 * b, 3 * b, 4 * b])
+        operator.core.apply(rows)
+        one, four = (
+            min(calls_of_one_product(operator, part) for _ in range(3)) for part in (rows[:1], rows)
+        )
+        print(type(operator).__name__, chunk_size, many - few, four - one)
+"""
+
+
+@pytest.fixture(scope="module")
+def counter(tmp_path_factory):
+    """The library that counts, compiled."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("needs a C compiler and LD_PRELOAD")
+    folder = tmp_path_factory.mktemp("counter")
+    (folder / "counter.c").write_text(COUNTER)
+    library = folder / "counter.so"
+    command = [compiler, "-shared", "-fPIC", "-o", library, folder / "counter.c", "-ldl"]
+    subprocess.run(command, check=True)
+    return library
+
+
+# 8,000 parameters: threads share the cases; 317: one thread, and a vector is no small block, of
+# which NumPy keeps some.
+@pytest.mark.parametrize("sizes", [[20, 60, 100, 5], [20, 12, 5]], ids=["threads", "serial"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_products_of_all_operators_allocate_nothing(sizes, dtype, counter):
+    result = subprocess.run(
+        [sys.executable, "-c", PRODUCTS, counter, str(sizes), dtype],
+        env={**os.environ, "LD_PRELOAD": str(counter)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert len(lines) == 10
+    for line in lines:
+        assert line.split()[2:] == ["0", "0"], lines

@@ -29,6 +29,7 @@ def s(dtype):
         flat_u=rng.standard_normal(N * C).astype(dtype),
         w=(0.5 + rng.random(N)).astype(dtype),
         fisher=ng.Fisher(problem.net, SOFTMAX, problem.x),
+        hessian=ng.Hessian(problem.net, SOFTMAX, problem.x, problem.y),
         jacobian=ng.Jacobian(problem.net, problem.x),
         opt=ng.NaturalGradient(problem.net, SOFTMAX),
     )
@@ -72,7 +73,12 @@ TAKES_X = {
     "value_and_grad": lambda s, x: ng.value_and_grad(s.net, SOFTMAX, x, s.y),
     "jacobian": lambda s, x: ng.Jacobian(s.net, x),
     "fisher": lambda s, x: ng.Fisher(s.net, SOFTMAX, x),
+    "sampled": lambda s, x: ng.Fisher(s.net, SOFTMAX, x, samples=2),
     "ggn": lambda s, x: ng.GGN(s.net, SOFTMAX, x, s.y),
+    "empirical": lambda s, x: ng.EmpiricalFisher(s.net, SOFTMAX, x, s.y),
+    "hessian": lambda s, x: ng.Hessian(s.net, SOFTMAX, x, s.y),
+    "chunked": lambda s, x: ng.Fisher(s.net, SOFTMAX, x, chunk_size=1),
+    "chunked-jacobian": lambda s, x: ng.Jacobian(s.net, x, chunk_size=1),
     "step": lambda s, x: s.opt.step(x, s.y),
     "fit": lambda s, x: s.opt.fit(x, s.y),
 }
@@ -81,6 +87,9 @@ VECTORS = {
     "fisher": (lambda s, a: s.fisher @ a, "v", ""),
     "fisher-matvec": (lambda s, a: s.fisher.matvec(a), "v", ""),
     "fisher-block": (lambda s, a: s.fisher @ a, "block", ""),
+    "hessian": (lambda s, a: s.hessian @ a, "v", ""),
+    "hessian-block": (lambda s, a: s.hessian @ a, "block", ""),
+    "hessian-quadratic_form-v": (lambda s, a: s.hessian.quadratic_form(a), "v", "v"),
     "quadratic_form-v": (lambda s, a: s.fisher.quadratic_form(a), "v", "v"),
     "quadratic_form-w": (lambda s, a: s.fisher.quadratic_form(s.v, a), "v", "w"),
     "jacobian": (lambda s, a: s.jacobian @ a, "v", ""),
@@ -109,6 +118,8 @@ TAKES_WEIGHTS = {
     "value_and_grad": lambda s, w: ng.value_and_grad(s.net, SOFTMAX, s.x, s.y, sample_weight=w),
     "fisher": lambda s, w: ng.Fisher(s.net, SOFTMAX, s.x, sample_weight=w),
     "ggn": lambda s, w: ng.GGN(s.net, SOFTMAX, s.x, sample_weight=w),
+    "empirical": lambda s, w: ng.EmpiricalFisher(s.net, SOFTMAX, s.x, s.y, sample_weight=w),
+    "hessian": lambda s, w: ng.Hessian(s.net, SOFTMAX, s.x, s.y, sample_weight=w),
     "step": lambda s, w: s.opt.step(s.x, s.y, sample_weight=w),
     "fit": lambda s, w: s.opt.fit(s.x, s.y, sample_weight=w),
 }
@@ -191,6 +202,9 @@ def test_bad_targets(bad, s):
     for call in [
         lambda: ng.value(s.net, loss, s.x, y),
         lambda: ng.value_and_grad(s.net, loss, s.x, y),
+        lambda: ng.GGN(s.net, loss, s.x, y),
+        lambda: ng.EmpiricalFisher(s.net, loss, s.x, y),
+        lambda: ng.Hessian(s.net, loss, s.x, y),
         lambda: opt.step(s.x, y),
         lambda: opt.fit(s.x, y),
     ]:
@@ -376,6 +390,12 @@ def everything(s, change):
         jacobian @ v,
         jacobian @ block,
     ]
+    for operator in (
+        ng.GGN(net, SOFTMAX, x, y, sample_weight=w, chunk_size=1),
+        ng.EmpiricalFisher(net, SOFTMAX, x, y, sample_weight=w),
+        ng.Hessian(net, SOFTMAX, x, y, sample_weight=w, chunk_size=1),
+    ):
+        results += [operator @ v, operator.quadratic_form(v)]
     results += [jacobian.T @ change(s.flat_u), ng.cg(fisher, v, x0=v).x]
     results.append(ng.cg(fisher, v, preconditioner=change(s.diagonal)).x)
     opt.step(x, y, sample_weight=w)

@@ -1,9 +1,21 @@
 """Hypothesis: random nets, batches, array layouts and linear systems."""
 
+import dataclasses
+
 import natgrad_fast as ng
 import numpy as np
 import reference
-from cases import SOFTMAX, Case, assert_close, same_bits
+from cases import (
+    CURVATURES,
+    GAUSS_NEWTON,
+    MEAN_VARIANCE,
+    SOFTMAX,
+    Case,
+    assert_close,
+    curvature,
+    exact_curvature,
+    same_bits,
+)
 from conftest import TOLERANCES
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +30,8 @@ def any_case(draw):
     loss = draw(st.sampled_from(list(reference.LOSSES)))
     if loss == SOFTMAX and sizes[-1] == 1:
         sizes = (*sizes[:-1], 2)
+    if loss == MEAN_VARIANCE:  # means and log-variances
+        sizes = (*sizes[:-1], 2 * (1 + sizes[-1] // 4))
     depth = len(sizes) - 1
     return Case(
         id=f"case-{draw(st.integers(0, 99))}",
@@ -46,6 +60,35 @@ def test_any_net_equals_oracle(case, dtype, threads, num_vectors):
     assert_close(fisher @ block, dense @ block, tol.product)
     jacobian = oracle.jacobian(net.params, x)
     assert_close(net.jvp(x, block, num_threads=threads), jacobian @ block, tol.product)
+
+
+@given(
+    case=any_case(),
+    dtype=DTYPES,
+    kind=st.sampled_from(CURVATURES),
+    n=st.integers(1, 400),
+    chunk_size=st.none() | st.integers(1, 400),
+    threads=st.integers(1, 3),
+)
+def test_any_curvature_equals_oracle(case, dtype, kind, n, chunk_size, threads):
+    case = dataclasses.replace(case, n=n)
+    problem, tol = case.problem(dtype), TOLERANCES[dtype]
+    options = {"sample_weight": problem.weight, "l2": 0.1, "damping": 0.3}
+    exact = exact_curvature(kind, problem, case.loss, **options)
+    operator = curvature(
+        kind, problem, case.loss, chunk_size=chunk_size, num_threads=threads, **options
+    )
+    v = case.rng().standard_normal(len(exact)).astype(dtype)
+    # products may cancel: against what they are sums of
+    product, scale = exact @ v, np.linalg.norm(exact, 2) * np.linalg.norm(v)
+    assert np.linalg.norm(operator @ v - product) <= tol.product * scale
+    assert abs(operator.quadratic_form(v) - v @ product) <= tol.product * scale * np.linalg.norm(v)
+    assert_close(operator.diagonal(), np.diag(exact), tol.product)
+    if kind in GAUSS_NEWTON:
+        for block, place in zip(
+            operator.block_diagonal(), reference.layer_slices(problem.oracle), strict=True
+        ):
+            assert_close(block, exact[place, place], tol.product)
 
 
 @st.composite

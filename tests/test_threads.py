@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import cases
 import natgrad_fast as ng
-import numpy as np
 import pytest
+import quantities
 from cases import SOFTMAX, Case, run_python, same_bits
 
 # Batches around the sizes at which tiles and chunks begin, and nets above the threading threshold.
@@ -17,47 +17,16 @@ BATCHES = [
 ]
 
 
-def quantities(problem, loss, num_threads):
-    """Name and value of everything that takes num_threads."""
-    net, _, x, y, weight = problem
-    threads = {"num_threads": num_threads}
-    rng = np.random.default_rng(3)
-    v, block = rng.standard_normal(net.num_params), rng.standard_normal((net.num_params, 5))
-    u = rng.standard_normal((x.shape[0] * net.sizes[-1], 3))
-    options = {"sample_weight": weight, "l2": 0.01, **threads}
-    fisher = ng.Fisher(net, loss, x, damping=0.1, **options)
-    ggn = ng.GGN(net, loss, x, y, damping=0.1, **options)
-    jacobian = ng.Jacobian(net, x, **threads)
-    yield "forward", net(x, **threads)
-    yield "value", ng.value(net, loss, x, y, **options)
-    value, gradient = ng.value_and_grad(net, loss, x, y, **options)
-    yield "value_and_grad value", value
-    yield "gradient", gradient
-    yield "fisher", fisher @ v
-    yield "fisher block", fisher @ block
-    yield "ggn", ggn @ v
-    yield "quadratic form", fisher.quadratic_form(v)
-    yield "quadratic form of two", fisher.quadratic_form(v, block[:, 0])
-    yield "jacobian", jacobian @ v
-    yield "jacobian block", jacobian @ block
-    yield "transposed jacobian", jacobian.T @ u[:, 0]
-    yield "transposed jacobian block", jacobian.T @ u
-    for stopping in ("residual", "relative_progress"):
-        result = ng.cg(fisher, gradient, max_iter=15, stopping=stopping, **threads)
-        yield f"cg {stopping}", result.x
-        yield f"cg {stopping} record", [result.iterations, result.residual_norm, result.quadratic]
-    result = ng.cg(fisher, gradient, max_iter=15, preconditioner=1 + v**2, **threads)
-    yield "preconditioned cg", result.x
-
-
 @functools.cache
 def on_one_thread(case, dtype):
-    return dict(quantities(case.problem(dtype), case.loss, 1))
+    return dict(quantities.of_problem(case.problem(dtype), case.loss, 1))
 
 
-@pytest.mark.parametrize("case", [*cases.SMALL[-3:], *BATCHES, *cases.LARGE], ids=cases.ids)
+@pytest.mark.parametrize(
+    "case", [*cases.SMALL[-3:], *cases.OTHER_LAWS, *BATCHES, *cases.LARGE], ids=cases.ids
+)
 def test_bits_do_not_depend_on_threads(case, dtype, num_threads):
-    for name, value in quantities(case.problem(dtype), case.loss, num_threads):
+    for name, value in quantities.of_problem(case.problem(dtype), case.loss, num_threads):
         assert same_bits(value, on_one_thread(case, dtype)[name]), name
 
 
@@ -72,13 +41,15 @@ def test_training_does_not_depend_on_threads(dtype, num_threads):
         assert same_bits(found, expected)
 
 
+@pytest.mark.parametrize("chunk_size", [None, 200])
+@pytest.mark.parametrize("kind", ["fisher", "sampled", "hessian"])
 @pytest.mark.parametrize("shared", ["net", "operator"])
-def test_use_from_several_python_threads_at_once(shared, rng):
+def test_use_from_several_python_threads_at_once(shared, kind, chunk_size, rng):
     problem = cases.LARGE[0].problem("float32")
     vectors = rng.standard_normal((8, problem.net.num_params)).astype("float32")
 
     def build():
-        return ng.Fisher(problem.net, SOFTMAX, problem.x, damping=0.1)
+        return cases.curvature(kind, problem, SOFTMAX, damping=0.1, chunk_size=chunk_size)
 
     operator = build()
     expected = [operator @ v for v in vectors]

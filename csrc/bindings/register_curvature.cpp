@@ -122,8 +122,7 @@ void register_curvature(py::module_& m) {
              spec.targets = pack_targets<T>(
                  targets, lin->num_cases(), loss.num_targets(lin->net().num_outputs()));
              auto case_w = case_weights<T>(lin->num_cases(), weights);
-             return std::make_shared<Op>(
-                 std::move(lin), std::move(spec), std::move(case_w), shift);
+             return std::make_shared<Op>(std::move(lin), std::move(spec), std::move(case_w), shift);
            }),
            py::arg("linearization"),
            py::arg("loss"),
@@ -137,8 +136,7 @@ void register_curvature(py::module_& m) {
       .def_property("shift", &Op::shift, &Op::set_shift)
       .def_property_readonly("positive_semidefinite",
                              [](const Op& op) { return op.output().positive_semidefinite(); })
-      .def_property_readonly("num_columns",
-                             [](const Op& op) { return op.output().num_columns(); })
+      .def_property_readonly("num_columns", [](const Op& op) { return op.output().num_columns(); })
       .def(
           "quadratic_form",
           [](Op& op, const py::array& v, const py::array& w) {
@@ -229,7 +227,8 @@ void register_hessian(py::module_& m) {
            py::arg("num_threads"),
            py::keep_alive<1, 5>())  // x is read again for every chunk
       .def_property("shift", &Op::shift, &Op::set_shift)
-      .def_property_readonly("num_threads", &Op::num_threads);
+      .def_property_readonly("num_threads", &Op::num_threads)
+      .def_property_readonly("num_chunks", &Op::num_chunks);
   m.def(
       "hessian_bytes",
       [](const Architecture& net, Index num_cases, Index chunk_size, int num_threads) {

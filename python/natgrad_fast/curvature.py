@@ -97,9 +97,9 @@ class CurvatureMatrix(Operator):
         -------
         float
         """
-        v, w = self._two_vectors(v, w)
-        product = self.core.apply(w[None])[0]
-        return float(core_for(self.dtype).dot(v, product, num_threads=self.num_threads))
+        left, right = self._two_vectors(v, w)
+        product = self.core.apply(right[None])[0]
+        return float(core_for(self.dtype).dot(left, product, num_threads=self.num_threads))
 
     def _two_vectors(self, v: ArrayLike, w: ArrayLike | None) -> tuple[Any, Any]:
         first = as_vector(v, "v", self.shape[0], self.dtype)
@@ -150,6 +150,7 @@ class GaussNewtonMatrix(CurvatureMatrix):
         x = as_cases(X, as_net(net).sizes[0], net.dtype)
         weights = as_sample_weight(sample_weight, x.shape[0])
         loss = as_loss(loss)
+        loss.num_targets(net.sizes[-1])  # refuses widths that the loss is not made for
         targets = None if y is None else loss.targets(y, x.shape[0], net.sizes[-1], net.dtype)
         damping = as_number(damping, "damping", minimum=0.0)
         l2 = as_number(l2, "l2", minimum=0.0)
@@ -170,13 +171,15 @@ class GaussNewtonMatrix(CurvatureMatrix):
         self.samples, self.seed = samples, seed
         self.linearization = linearization
         self.sample_weight, self.targets = weights, targets
+        is_ggn, needed = self.kind == "hessian", self.loss.ggn_needs_targets
+        uses_targets = self.kind == "empirical_fisher" or (is_ggn and needed)
         self.core = core_for(self.dtype).Curvature(
             linearization,
             self.loss.core,
             kind=self.kind,
             num_samples=samples,
             seed=seed,
-            targets=targets,
+            targets=targets if uses_targets else None,
             weights=weights,
             shift=self._l2 + self._damping,
         )
@@ -472,7 +475,7 @@ class Hessian(CurvatureMatrix):
             num_threads=self.num_threads,
         )
         self.flops_per_product = product_flops(
-            net.sizes, x.shape[0], "hessian", recompute=0 < chunk < x.shape[0]
+            net.sizes, x.shape[0], "hessian", recompute=self.core.num_chunks > 1
         )
 
 
@@ -480,10 +483,6 @@ def curvature_of_objective(kind: type[Any], objective: Any, linearization: Any) 
     """Fisher or GGN matrix of an `Objective` on a linearisation that exists already."""
     matrix = object.__new__(kind)
     matrix.kind = "fisher" if kind is Fisher else kind.kind
-    matrix._set_up(
-        objective.net, objective.loss, int(linearization.num_threads), 0.0, objective.l2
-    )
-    matrix._finish(
-        linearization, objective.x.shape[0], objective.targets, objective.sample_weight
-    )
+    matrix._set_up(objective.net, objective.loss, int(linearization.num_threads), 0.0, objective.l2)
+    matrix._finish(linearization, objective.x.shape[0], objective.targets, objective.sample_weight)
     return matrix

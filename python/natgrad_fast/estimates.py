@@ -71,15 +71,14 @@ def estimate_memory(
     -------
     int
         Kept activations, copies of the weights, scratch of the threads, targets and the result of a
-        product. Arrays of the caller are not counted, nor are the copies that other dtypes and
-        memory orders need.
+        product. Arrays of the caller are not counted, nor are the copies that other dtypes, memory
+        orders and labels need.
     """
     net, loss = as_net(net), as_loss(loss)
     n = as_count(num_cases, "num_cases", 1)
-    matrix = as_name(
-        matrix, "matrix", ("fisher", "ggn", "empirical_fisher", "hessian", "jacobian")
-    )
+    matrix = as_name(matrix, "matrix", ("fisher", "ggn", "empirical_fisher", "hessian", "jacobian"))
     vectors = as_count(num_vectors, "num_vectors", 1)
+    columns = 1 if samples is None else as_count(samples, "samples", 1)
     chunk = as_chunk_size(chunk_size)
     threads = as_num_threads(num_threads)
     core, outputs = core_for(net.dtype), net.sizes[-1]
@@ -93,8 +92,8 @@ def estimate_memory(
     if needs_targets or (matrix == "ggn" and loss.ggn_needs_targets):
         total += n * loss.num_targets(outputs) * itemsize
     if matrix != "jacobian":  # the matrices M_i of the cases alive, and the weights of all
-        rows = max(outputs, outputs * as_count(samples, "samples", 1) if samples else 0)
+        rows = outputs * columns
         total += (min(n, chunk) if chunk else n) * rows * itemsize
-        total += n * (8 + itemsize)
+        total += n * (8 + 2 * itemsize)  # in double; rounded, and their roots
     length = n * outputs if matrix == "jacobian" else net.num_params
     return int(total + vectors * length * itemsize)
