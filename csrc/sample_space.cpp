@@ -120,18 +120,17 @@ template <class T>
 bool SampleSpace<T>::split_gradient(const Panels<T>& targets, T* r, T* rest) {
   const Index outputs = lin().net().num_outputs();
   Panels<T> errors(outputs, lin().num_panels() * Tile<T>::width);
-  lin().visit_outputs(
-      curvature_->prepare_outputs(), [&](Index first, PanelView<const T> z) {
-        const PanelView<T> e = errors.view().slice(first, z.count),
-                           packed = packed_.view().slice(first, z.count);
-        loss_gradient<T>(curvature_->spec().loss, z, targets.view().slice(first, z.count), e);
-        curvature_->output().divide_factor(first, e, packed);
-        curvature_->weights().apply_root(first, packed);
-        curvature_->weights().apply(first, e);
-        write_tile(first, packed, r);
-        const Index row = first * Tile<T>::width;
-        unpack_cases<T>(e, num_cases() - row, rest + row * outputs);
-      });
+  lin().visit_outputs(curvature_->prepare_outputs(), [&](Index first, PanelView<const T> z) {
+    const PanelView<T> e = errors.view().slice(first, z.count),
+                       packed = packed_.view().slice(first, z.count);
+    loss_gradient<T>(curvature_->spec().loss, z, targets.view().slice(first, z.count), e);
+    curvature_->output().divide_factor(first, e, packed);
+    curvature_->weights().apply_root(first, packed);
+    curvature_->weights().apply(first, e);
+    write_tile(first, packed, r);
+    const Index row = first * Tile<T>::width;
+    unpack_cases<T>(e, num_cases() - row, rest + row * outputs);
+  });
   return std::all_of(rest, rest + num_cases() * outputs, [](T x) { return x == T(0); });
 }
 
@@ -141,8 +140,7 @@ void SampleSpace<T>::gather(std::vector<Panels<T>>& deltas, std::vector<Panels<T
   constexpr Index width = Tile<T>::width;
   const Index panels = lin().num_panels();
   for (const Layer& layer : lin().net().layers) {
-    deltas.emplace_back(layer.outputs,
-                        checked_product(columns(), panels * width, "sample space"));
+    deltas.emplace_back(layer.outputs, checked_product(columns(), panels * width, "sample space"));
     inputs.emplace_back(layer.inputs, panels * width);
   }
   const TileFunction<T> seed = [&](Index column, Index first, PanelView<T> u) {

@@ -72,8 +72,8 @@ class SampleSpace final : public LinearOperator<T> {
   void from_kernel_order(const Eigen::VectorXd& v, T* w) const;
 
   std::shared_ptr<CurvatureOperator<T>> curvature_;
-  Panels<T> packed_;              // (columns x N), scratch of products
-  std::vector<Panels<T>> grams_;  // A_{l-1}'A_{l-1} + 1, (N x N)
+  Panels<T> packed_;               // (columns x N), scratch of products
+  std::vector<Panels<T>> grams_;   // A_{l-1}'A_{l-1} + 1, (N x N)
   std::vector<Panels<T>> deltas_;  // (d_l x N), scratch of products over several chunks
   Matrix kernel_, factor_, vectors_;
   Eigen::VectorXd values_;

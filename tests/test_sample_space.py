@@ -90,7 +90,9 @@ def test_small_dampings_agree_with_parameter_space(loss, damping, method, dtype)
     fisher = ng.Fisher(problem.net, loss, problem.x)
     g = gradient(problem, loss)
     rtol = {"float32": 1e-4, "float64": 1e-10}[dtype]
-    result = ng.sample_space_solve(fisher, g, y=problem.y, damping=damping, method=method, rtol=rtol)
+    result = ng.sample_space_solve(
+        fisher, g, y=problem.y, damping=damping, method=method, rtol=rtol
+    )
     reference = ng.cg(fisher, g, damping=damping, rtol=rtol, max_iter=5000)
     assert result.residual_norm <= rtol * np.linalg.norm(g)
     assert result.status.success

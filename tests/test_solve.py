@@ -67,9 +67,7 @@ def test_cg_where_nothing_else_can_be_used(rng):
     with pytest.raises(ValueError, match="needs a matrix with a factor"):
         hessian.solve(g, method="sample_space")
     with pytest.raises(ValueError, match="preconditioner is for method 'cg'"):
-        ng.solve(
-            matrix, g, damping=0.1, method="sample_space", preconditioner=preconditioner
-        )
+        ng.solve(matrix, g, damping=0.1, method="sample_space", preconditioner=preconditioner)
 
 
 def test_iterations_are_bounded_by_the_rank():

@@ -20,13 +20,13 @@ from ._arrays import (
     as_sample_weight,
     core_for,
 )
+from .curvature import GGN, CurvatureMatrix, Fisher, curvature_of_objective
 from .damping import DampingPolicy, LevenbergMarquardt, Tikhonov
 from .history import EpochInfo, History, StepInfo
 from .krylov import SolveInfo, Status
 from .losses import Loss, as_loss
 from .mlp import MLP, as_net
 from .objective import Objective, value
-from .curvature import GGN, CurvatureMatrix, Fisher, curvature_of_objective
 from .solvers import CG
 
 __all__ = ["NaturalGradient"]

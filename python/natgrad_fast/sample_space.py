@@ -152,7 +152,7 @@ class SampleSpace:
 
 
 class _RightHandSide:
-    """The right-hand side g = U r + h: all of it in h (P,) unless targets tell where it came from."""
+    """The right-hand side g = U r + h: all of it in h (P,) unless targets tell its origin."""
 
     def __init__(self, space: SampleSpace, g: ArrayLike | None, y: ArrayLike | None) -> None:
         matrix = space._matrix
@@ -388,7 +388,9 @@ def kernel_product_flops(sizes: Sequence[int], num_cases: int) -> float:
 def kernel_flops(sizes: Sequence[int], num_cases: int, n: int) -> float:
     """Flops that form K: n columns through W' without the first layer, the triangles of Grams."""
     later = sum(float(i) * o for i, o in pairwise(sizes[1:]))
-    return 2.0 * n * later + float(n) ** 2 * sum(sizes[1:]) + float(num_cases) ** 2 * sum(sizes[:-1])
+    return (
+        2.0 * n * later + float(n) ** 2 * sum(sizes[1:]) + float(num_cases) ** 2 * sum(sizes[:-1])
+    )
 
 
 def sample_space_solve(

@@ -153,14 +153,16 @@ def estimate_solve(
     shift = matrix.l2 + matrix.damping + as_number(damping, "damping", minimum=0.0)
     size, itemsize = float(matrix.shape[0]), matrix.dtype.itemsize
     product = matrix.flops_per_product
-    semidefinite = isinstance(matrix, GaussNewtonMatrix) and matrix.positive_semidefinite
-    n = float(matrix.num_cases * matrix.core.num_columns) if semidefinite else math.inf
+    factored = matrix if isinstance(matrix, GaussNewtonMatrix) else None
+    if factored is not None and not factored.positive_semidefinite:
+        factored = None
+    n = math.inf if factored is None else float(factored.num_cases * factored.core.num_columns)
     iterations = _cg_iterations(matrix, g, shift, rtol, min(size, n, float(max_iter)))
     flops = iterations * (product + 10.0 * size) + product
     estimates = {"cg": Estimate(flops, 6 * size * itemsize, flops, iterations)}
-    if not semidefinite or shift <= 0.0:
+    if factored is None or shift <= 0.0:
         return estimates
-    sizes, cases = matrix.sizes, matrix.num_cases
+    sizes, cases = factored.sizes, factored.num_cases
     depth = len(sizes) - 1
     grams = float(cases) ** 2 * sum(sizes[:-1])
     flops = iterations * (kernel_product_flops(sizes, cases) + 10.0 * n) + grams + 2.0 * product

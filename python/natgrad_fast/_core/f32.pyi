@@ -140,6 +140,9 @@ class Hessian(LinearOperator):
     def __init__(self, net: natgrad_fast._core.Architecture, loss: natgrad_fast._core.Loss, *, params: numpy.ndarray, x: numpy.ndarray, targets: numpy.ndarray, weights: typing.Any, shift: typing.SupportsFloat | typing.SupportsIndex, chunk_size: typing.SupportsInt | typing.SupportsIndex, num_threads: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
     @property
+    def num_chunks(self) -> int:
+        ...
+    @property
     def num_threads(self) -> int:
         ...
     @property
