@@ -52,6 +52,7 @@ Linearization<T>::Linearization(const Architecture& net,
   const Index filled = chunk_panels_ * Tile<T>::width;
   work_threads_ = sweep_flops(net, filled) < serial_flops ? 1 : options.num_threads;
   tile_panels_ = choose_tile_panels(chunk_panels_, work_threads_);
+  largest_tile_ = std::min(chunk_panels_, max_tile_panels);
   std::copy_n(theta, net.num_params, theta_.data());
   weights_.resize(net_.layers.size());
   transposed_.resize(net_.layers.size());
@@ -98,8 +99,7 @@ double Linearization<T>::estimate_bytes(const Architecture& net,
       elements += static_cast<double>(layer.outputs * padded_stride<T>(layer.inputs) +
                                       layer.inputs * padded_stride<T>(layer.outputs));
   }
-  const Index tile = choose_tile_panels(chunk, threads);
-  elements += 4.0 * threads * panels(net.max_width, tile);
+  elements += 4.0 * threads * panels(net.max_width, std::min(chunk, max_tile_panels));
   const Index one = delta_bytes(net, chunk);
   const Index vectors = num_vectors > 0 ? std::clamp<Index>(block_bytes / one, 1, num_vectors) : 0;
   return elements * sizeof(T) + static_cast<double>(vectors) * static_cast<double>(one);
@@ -198,7 +198,7 @@ void Linearization<T>::reserve(Index num_vectors) {
 
 template <class T>
 void Linearization<T>::reserve_scratch() {
-  const Index size = 4 * tile_panels_ * Panels<T>::stride_for(net_.max_width);
+  const Index size = 4 * largest_tile_ * Panels<T>::stride_for(net_.max_width);
   while (static_cast<int>(scratch_.size()) < work_threads_) scratch_.emplace_back(size);
 }
 
@@ -217,11 +217,12 @@ template <class T>
 template <class Source>
 PanelView<T> Linearization<T>::tangent_tile(const Source& source,
                                             Index first,
+                                            Index count,
                                             int thread,
                                             int pair) {
-  const Index count = tile_count(first), stride = Panels<T>::stride_for(net_.max_width);
-  T* buffer = scratch_[static_cast<std::size_t>(thread)].data() + 2 * pair * tile_panels_ * stride;
-  PanelView<T> r{buffer, 0, stride, count}, next{buffer + tile_panels_ * stride, 0, stride, count};
+  const Index stride = Panels<T>::stride_for(net_.max_width), size = largest_tile_ * stride;
+  T* buffer = scratch_[static_cast<std::size_t>(thread)].data() + 2 * pair * size;
+  PanelView<T> r{buffer, 0, stride, count}, next{buffer + size, 0, stride, count};
   for (std::size_t l = 0; l < net_.layers.size(); ++l) {
     const Layer& layer = net_.layers[l];
     next.rows = layer.outputs;
@@ -240,18 +241,19 @@ PanelView<T> Linearization<T>::tangent_tile(const Source& source,
 }
 
 template <class T>
-PanelView<T> Linearization<T>::tangent_of_params(const T* v, Index first, int thread, int pair) {
+PanelView<T> Linearization<T>::tangent_of_params(
+    const T* v, Index first, Index count, int thread, int pair) {
   const auto source = [&](std::size_t l, PanelView<T> next, PanelView<const T> scale) {
     const Layer& layer = net_.layers[l];
     ProductOptions<T> options;
     if (layer.has_bias) options.bias = v + layer.bias_offset;
     options.scale = scale;
     multiply<T>({v + layer.weight_offset, layer.outputs, layer.inputs, layer.inputs},
-                activations_[l].view().slice(first, next.count),
+                activations_[l].view().slice(first, count),
                 next,
                 options);
   };
-  return tangent_tile(source, first, thread, pair);
+  return tangent_tile(source, first, count, thread, pair);
 }
 
 // The deltas of one tile, from the outputs, where seed(u) writes u, down to the first layer.
@@ -259,8 +261,9 @@ template <class T>
 template <class Seed>
 void Linearization<T>::backward_tile(std::vector<Panels<T>>& deltas,
                                      Index first,
+                                     Index count,
                                      const Seed& seed) {
-  const Index count = tile_count(first), width = Tile<T>::width;
+  constexpr Index width = Tile<T>::width;
   PanelView<T> u = deltas.back().view().slice(first, count);
   seed(u);
   if (!derivatives_.back().empty()) {
@@ -284,16 +287,16 @@ void Linearization<T>::backward_tile(std::vector<Panels<T>>& deltas,
 
 template <class T>
 void Linearization<T>::outer_product(
-    const RowTask& task, PanelView<const T> u, const T* v, double shift, T* out) const {
+    const RowTask& task, PanelView<const T> u, const T* v, double shift, bool add, T* out) const {
   const Layer& layer = net_.layers[task.layer];
   multiply_outer<T>(u,
                     features_[task.layer].view(),
                     task.begin,
                     task.end,
                     layer.inputs,
-                    first_ > 0,
+                    add,
                     out + layer.weight_offset);
-  if (layer.has_bias) sum_cases(u, task.begin, task.end, first_ > 0, out + layer.bias_offset);
+  if (layer.has_bias) sum_cases(u, task.begin, task.end, add, out + layer.bias_offset);
   if (shift == 0.0 || first_ + count_ < num_panels()) return;
   const auto add_shift = [&](Index begin, Index end) {
     for (Index p = begin; p < end; ++p) out[p] += static_cast<T>(shift) * v[p];
@@ -303,15 +306,18 @@ void Linearization<T>::outer_product(
   if (layer.has_bias) add_shift(layer.bias_offset + task.begin, layer.bias_offset + task.end);
 }
 
-// Adds the cases of the loaded chunk; `shift` v comes with the last chunk.
+// Adds the cases of the loaded chunk, to what is in `out` if that is not the first one or if `add`;
+// `shift` v comes with the last chunk.
 template <class T>
-void Linearization<T>::outer_products(Index num_vectors, const T* v, double shift, T* out) {
+void Linearization<T>::outer_products(
+    Index num_vectors, const T* v, double shift, bool add, T* out) {
   const Index num_tasks = static_cast<Index>(row_tasks_.size());
   parallel_for(num_vectors * num_tasks, work_threads_, [&](Index i, int) {
     const RowTask& task = row_tasks_[static_cast<std::size_t>(i % num_tasks)];
     const Index k = i / num_tasks, offset = k * net_.num_params;
     const PanelView<const T> u = deltas_[static_cast<std::size_t>(k)][task.layer].view();
-    outer_product(task, u.slice(0, count_), v ? v + offset : nullptr, shift, out + offset);
+    const T* v_k = v ? v + offset : nullptr;
+    outer_product(task, u.slice(0, count_), v_k, shift, add || first_ > 0, out + offset);
   });
 }
 
@@ -326,13 +332,25 @@ void Linearization<T>::each_chunk(const OutputPass<T>& pass, const F& f) {
 }
 
 template <class T>
+template <class F>
+void Linearization<T>::each_tile(Index num_vectors, const F& f) {
+  const Index tile =
+      std::min(largest_tile_, choose_tile_panels(count_ * num_vectors, work_threads_));
+  const Index tiles = (count_ + tile - 1) / tile;
+  parallel_for(num_vectors * tiles, work_threads_, [&](Index i, int thread) {
+    const Index first = i % tiles * tile;
+    f(i / tiles, first, std::min(tile, count_ - first), thread);
+  });
+}
+
+template <class T>
 void Linearization<T>::push_forward(const T* v, Index num_vectors, const OutputPass<T>& pass) {
   const std::lock_guard<std::mutex> lock(mutex_);
   reserve_scratch();
   each_chunk(pass, [&] {
-    parallel_for(num_vectors * num_tiles(), work_threads_, [&](Index i, int thread) {
-      const Index k = i / num_tiles(), first = i % num_tiles() * tile_panels_;
-      pass.work(k, first_ + first, tangent_of_params(v + k * net_.num_params, first, thread, 0));
+    each_tile(num_vectors, [&](Index k, Index first, Index count, int thread) {
+      const T* v_k = v + k * net_.num_params;
+      pass.work(k, first_ + first, tangent_of_params(v_k, first, count, thread, 0));
     });
   });
 }
@@ -346,10 +364,9 @@ void Linearization<T>::push_forward_pair(
   const std::lock_guard<std::mutex> lock(mutex_);
   reserve_scratch();
   each_chunk({prepare, {}}, [&] {
-    parallel_for(num_tiles(), work_threads_, [&](Index tile, int thread) {
-      const Index first = tile * tile_panels_;
-      const PanelView<T> jv = tangent_of_params(v, first, thread, 0);
-      f(first_ + first, jv, v == w ? jv : tangent_of_params(w, first, thread, 1));
+    each_tile(1, [&](Index, Index first, Index count, int thread) {
+      const PanelView<T> jv = tangent_of_params(v, first, count, thread, 0);
+      f(first_ + first, jv, v == w ? jv : tangent_of_params(w, first, count, thread, 1));
     });
   });
 }
@@ -387,9 +404,8 @@ void Linearization<T>::visit_outputs(
   const std::lock_guard<std::mutex> lock(mutex_);
   each_chunk({prepare, {}}, [&] {
     const PanelView<const T> z = activations(net_.layers.size());
-    parallel_for(num_tiles(), work_threads_, [&](Index tile, int) {
-      const Index first = tile * tile_panels_;
-      f(first_ + first, z.slice(first, tile_count(first)));
+    each_tile(1, [&](Index, Index first, Index count, int) {
+      f(first_ + first, z.slice(first, count));
     });
   });
 }
@@ -404,11 +420,9 @@ void Linearization<T>::sweep_backward(const OutputPass<T>& pass,
   each_chunk(pass, [&] {
     for (Index k0 = 0; k0 < num_vectors; k0 += most) {
       const Index size = std::min(most, num_vectors - k0);
-      parallel_for(size * num_tiles(), work_threads_, [&](Index i, int) {
-        const Index k = i / num_tiles(), first = i % num_tiles() * tile_panels_;
-        backward_tile(deltas_[static_cast<std::size_t>(k)], first, [&](PanelView<T> u) {
-          pass.work(k0 + k, first_ + first, u);
-        });
+      each_tile(size, [&](Index k, Index first, Index count, int) {
+        const auto seed = [&](PanelView<T> u) { pass.work(k0 + k, first_ + first, u); };
+        backward_tile(deltas_[static_cast<std::size_t>(k)], first, count, seed);
       });
       consume({deltas_, k0, size, count_});
     }
@@ -416,9 +430,11 @@ void Linearization<T>::sweep_backward(const OutputPass<T>& pass,
 }
 
 template <class T>
-void Linearization<T>::pull_back(const OutputPass<T>& pass, Index num_vectors, T* out) {
+void Linearization<T>::pull_back(
+    const OutputPass<T>& pass, Index num_vectors, T* out, bool add) {
   sweep_backward(pass, num_vectors, [&](const Deltas<T>& deltas) {
-    outer_products(deltas.num_vectors, nullptr, 0.0, out + deltas.first_vector * net_.num_params);
+    outer_products(
+        deltas.num_vectors, nullptr, 0.0, add, out + deltas.first_vector * net_.num_params);
   });
 }
 
@@ -433,16 +449,16 @@ void Linearization<T>::multiply_gauss_newton(
     for (Index k0 = 0; k0 < num_vectors; k0 += most) {
       const Index size = std::min(most, num_vectors - k0);
       const T* v_pass = v + k0 * net_.num_params;
-      parallel_for(size * num_tiles(), work_threads_, [&](Index i, int thread) {
-        const Index k = i / num_tiles(), first = i % num_tiles() * tile_panels_;
-        const PanelView<T> r = tangent_of_params(v_pass + k * net_.num_params, first, thread, 0);
-        backward_tile(deltas_[static_cast<std::size_t>(k)], first, [&](PanelView<T> u) {
+      each_tile(size, [&](Index k, Index first, Index count, int thread) {
+        const PanelView<T> r =
+            tangent_of_params(v_pass + k * net_.num_params, first, count, thread, 0);
+        backward_tile(deltas_[static_cast<std::size_t>(k)], first, count, [&](PanelView<T> u) {
           for (Index j = 0; j < u.count; ++j)
             std::copy_n(r.panel(j), u.rows * Tile<T>::width, u.panel(j));
           pass.work(k0 + k, first_ + first, u);
         });
       });
-      outer_products(size, v_pass, shift, out + k0 * net_.num_params);
+      outer_products(size, v_pass, shift, false, out + k0 * net_.num_params);
     }
   });
 }
@@ -457,27 +473,25 @@ void Linearization<T>::multiply_kernel(const OutputPass<T>& seed,
   reserve_deltas(1);
   const bool single = num_chunks() == 1;
   each_chunk(seed, [&] {
-    parallel_for(num_tiles(), work_threads_, [&](Index tile, int) {
-      const Index first = tile * tile_panels_;
-      backward_tile(deltas_[0], first, [&](PanelView<T> u) { seed.work(0, first_ + first, u); });
+    each_tile(1, [&](Index, Index first, Index count, int) {
+      backward_tile(deltas_[0], first, count, [&](PanelView<T> u) { seed.work(0, first_ + first, u); });
       for (std::size_t l = 0; !single && l < deltas.size(); ++l) {
         const PanelView<T> from = deltas_[0][l].view(), to = deltas[l].view();
-        for (Index j = first; j < first + tile_count(first); ++j)
+        for (Index j = first; j < first + count; ++j)
           std::copy_n(from.panel(j), from.rows * Tile<T>::width, to.panel(first_ + j));
       }
     });
   });
   const std::vector<Panels<T>>& all = single ? deltas_[0] : deltas;
   each_chunk(finish, [&] {
-    parallel_for(num_tiles(), work_threads_, [&](Index tile, int thread) {
-      const Index first = tile * tile_panels_;
+    each_tile(1, [&](Index, Index first, Index count, int thread) {
       const auto source = [&](std::size_t l, PanelView<T> next, PanelView<const T> scale) {
         ProductOptions<T> options;
         options.scale = scale;
         multiply_cases<T>(
             all[l].view(), grams[l].view().slice(first_ + first, next.count), next, options);
       };
-      finish.work(0, first_ + first, tangent_tile(source, first, thread, 0));
+      finish.work(0, first_ + first, tangent_tile(source, first, count, thread, 0));
     });
   });
 }

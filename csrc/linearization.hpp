@@ -93,9 +93,9 @@ class Linearization {
       const T* w,
       const std::function<void(Index first, PanelView<const T> z)>& prepare,
       const std::function<void(Index first, PanelView<T> jv, PanelView<T> jw)>& f);
-  // out_k = J'u_k; pass.work writes the tiles of u_k, zero in columns past N. out (K x P); 4 N P
-  // flops each.
-  void pull_back(const OutputPass<T>& pass, Index num_vectors, T* out);
+  // out_k = [out_k] + J'u_k, with a start if `add`; pass.work writes the tiles of u_k, zero in
+  // columns past N. out (K x P); 4 N P flops each.
+  void pull_back(const OutputPass<T>& pass, Index num_vectors, T* out, bool add = false);
   // out_k = J' f(J v_k) + shift v_k for f = pass.work, which works in place and leaves zero in
   // columns past N. v, out (K x P); 8 N P flops each, 4 N P in the first layer.
   void multiply_gauss_newton(
@@ -155,13 +155,16 @@ class Linearization {
   void copy_weights();
   void forward_tile(Index first);
   template <class Source>
-  PanelView<T> tangent_tile(const Source& source, Index first, int thread, int pair);
-  PanelView<T> tangent_of_params(const T* v, Index first, int thread, int pair);
+  PanelView<T> tangent_tile(const Source& source, Index first, Index count, int thread, int pair);
+  PanelView<T> tangent_of_params(const T* v, Index first, Index count, int thread, int pair);
   template <class Seed>
-  void backward_tile(std::vector<Panels<T>>& deltas, Index first, const Seed& seed);
-  void outer_products(Index num_vectors, const T* v, double shift, T* out);
+  void backward_tile(std::vector<Panels<T>>& deltas, Index first, Index count, const Seed& seed);
+  // f(vector, first, count, thread) for the tiles of the loaded chunk, for each of `num_vectors`.
+  template <class F>
+  void each_tile(Index num_vectors, const F& f);
+  void outer_products(Index num_vectors, const T* v, double shift, bool add, T* out);
   void outer_product(
-      const RowTask& task, PanelView<const T> u, const T* v, double shift, T* out) const;
+      const RowTask& task, PanelView<const T> u, const T* v, double shift, bool add, T* out) const;
   template <class F>
   void each_chunk(const OutputPass<T>& pass, const F& f);
   // Vectors that go through in one pass, out of `num_vectors`.
@@ -173,7 +176,8 @@ class Linearization {
   LinearizationOptions options_;
   int work_threads_;  // 1 when the work is too small to share
   Index chunk_panels_;
-  Index tile_panels_;
+  Index tile_panels_;    // of passes with one vector
+  Index largest_tile_;  // of passes with many, in panels
   Buffer<T> theta_;
   const T* x_;  // (N x d_0), read while loading
 
@@ -188,7 +192,7 @@ class Linearization {
   std::vector<Panels<T>> derivatives_;  // phi'_l, (d_l x cases); empty where phi is the identity
   std::vector<Panels<T>> seconds_;      // phi''_l likewise; empty unless asked for
   std::vector<Panels<T>> features_;     // a_0 .. a_{L-1} as panels of features, (cases x d_{l-1})
-  std::vector<Buffer<T>> scratch_;      // per thread: 4 x (max_width x tile)
+  std::vector<Buffer<T>> scratch_;      // per thread: 4 x (max_width x largest tile)
   std::vector<std::vector<Panels<T>>> deltas_;  // [vector of a pass][layer]: u_l, (d_l x cases)
 };
 

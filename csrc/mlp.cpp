@@ -7,7 +7,7 @@
 namespace natgrad {
 
 Index choose_tile_panels(Index num_panels, int num_threads) {
-  return std::clamp<Index>(num_panels / (4 * num_threads), 1, 8);
+  return std::clamp<Index>(num_panels / (4 * num_threads), 1, max_tile_panels);
 }
 
 Architecture::Architecture(const std::vector<Index>& sizes,

@@ -35,6 +35,8 @@ struct Architecture {
   Index max_width = 0;  // of the layers 0 .. L
 };
 
+inline constexpr Index max_tile_panels = 8;
+
 // Cases per tile, in panels: enough tiles for the threads to share them evenly, each large enough
 // to read a weight matrix few times.
 Index choose_tile_panels(Index num_panels, int num_threads);

@@ -61,22 +61,14 @@ void SampleSpace<T>::write_tile(Index first, PanelView<const T> packed, T* w) co
 }
 
 template <class T>
-void SampleSpace<T>::multiply_factor(const T* w, T* v) {
+void SampleSpace<T>::multiply_factor(const T* w, T* v, bool add) {
   const TileFunction<T> seed = [&](Index, Index first, PanelView<T> u) {
     const PanelView<T> packed = packed_.view().slice(first, u.count);
     read_tile(w, first, packed);
     curvature_->output().multiply_factor(first, packed, u);
     curvature_->weights().apply_root(first, u);
   };
-  lin().pull_back({curvature_->prepare_outputs(), seed}, 1, v);
-}
-
-template <class T>
-void SampleSpace<T>::complement(const T* h, const T* a, double shift, T* x) {
-  multiply_factor(a, x);
-  Vectors<T> vectors(lin().net().num_params, lin().num_threads());
-  vectors.add_scaled(h, -1.0, x);
-  vectors.scale(1.0 / shift, x, x);
+  lin().pull_back({curvature_->prepare_outputs(), seed}, 1, v, add);
 }
 
 template <class T>

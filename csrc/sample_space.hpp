@@ -28,10 +28,8 @@ class SampleSpace final : public LinearOperator<T> {
   // Layer Grams A'A + 1 (N x N): 2 N^2 flops per unit, kept.
   void prepare_products();
 
-  // v = U w;  w (n,), v (P,).   4 N P flops.
-  void multiply_factor(const T* w, T* v);
-  // x = (h - U a) / shift, the solution for the right-hand side h if (K + shift I) a = U'h.
-  void complement(const T* h, const T* a, double shift, T* x);
+  // v = [v] + U w, with a start if `add`;  w (n,), v (P,).   4 N P flops.
+  void multiply_factor(const T* w, T* v, bool add = false);
   // out = g - (U U' + shift I) x; returns its norm.
   double residual(const T* g, const T* x, double shift, T* out);
   // w = U'v.   4 N P flops.

@@ -50,6 +50,22 @@ void register_vectors(py::module_& m) {
       py::arg("num_threads"),
       "x'y in double; bits independent of threads.");
   m.def(
+      "scaled",
+      [](double a, const py::array& x, int num_threads) {
+        const T* x_data = in<T>(x, "x", 1);
+        auto y = out<T>({x.shape(0)});
+        T* y_data = y.mutable_data();
+        const Index size = x.shape(0);
+        py::gil_scoped_release release;
+        Vectors<T>(size, check_threads(num_threads)).scale(a, x_data, y_data);
+        return y;
+      },
+      py::arg("a"),
+      py::arg("x"),
+      py::kw_only(),
+      py::arg("num_threads"),
+      "a x, a new array.");
+  m.def(
       "all_finite",
       [](const py::array& x, int num_threads) {
         check_array<T>(x, "x", x.ndim());

@@ -31,21 +31,17 @@ void register_sample_space(py::module_& m) {
           py::arg("num_params"),
           "U w (P,).")
       .def(
-          "complement",
-          [](Space& space, const py::array& h, const py::array& a, double shift) {
-            const T* h_data = in<T>(h, "h", 1);
-            const T* a_data = in_shape<T>(a, "a", {space.size()});
-            auto x = out<T>({h.shape(0)});
-            T* x_data = x.mutable_data();
+          "add_factor",
+          [](Space& space, const py::array& w, py::array& v) {
+            const T* w_data = in_shape<T>(w, "w", {space.size()});
+            in<T>(v, "v", 1);
+            T* v_data = static_cast<T*>(v.mutable_data());
             py::gil_scoped_release release;
-            space.complement(h_data, a_data, shift, x_data);
-            return x;
+            space.multiply_factor(w_data, v_data, true);
           },
-          py::arg("h"),
-          py::arg("a"),
-          py::kw_only(),
-          py::arg("shift"),
-          "(h - U a) / shift.")
+          py::arg("w"),
+          py::arg("v"),
+          "v += U w, in place.")
       .def(
           "residual",
           [](Space& space, const py::array& g, const py::array& x, double shift) {

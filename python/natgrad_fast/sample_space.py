@@ -214,6 +214,7 @@ class _Solve:
         callback: Callable[[int, float, float], Any] | None,
     ) -> None:
         self.space, self.matrix, self.side = space, space._matrix, side
+        self._core = core_for(space.dtype)
         self.shift = damping + fixed
         self.method, self.max_iter, self.callback = method, max_iter, callback
         self.tolerance = rtol * side.norm
@@ -270,7 +271,8 @@ class _Solve:
             self.flops += half
             return self.space.multiply_factor(self._solve_kernel(r))
         a = self._solve_kernel(core.multiply_factor_transposed(h))
-        x = core.complement(h, a, shift=self.shift)
+        x = self._core.scaled(1.0 / self.shift, h, num_threads=self.space.num_threads)
+        core.add_factor(a * a.dtype.type(-1.0 / self.shift), x)
         self.flops += 2 * half
         cancels = self.method == "cg" or self._cancellation() > 0.1 * self.tolerance
         if r is None and not cancels:
@@ -279,7 +281,7 @@ class _Solve:
         if cancels:
             coordinates = coordinates + (a - core.multiply_factor_transposed(x))
             self.flops += half
-        x += self.space.multiply_factor(self._solve_kernel(coordinates))
+        core.add_factor(self._solve_kernel(coordinates), x)
         self.flops += half
         return x
 
@@ -314,21 +316,23 @@ class _Solve:
         self.flops += self.inner.flops
         return self.inner.x
 
+    def _dot(self, v: Any, w: Any) -> float:
+        return float(self._core.dot(v, w, num_threads=self.space.num_threads))
+
     def _largest_eigenvalue(self, b: Any) -> float:
         """Rayleigh quotient of K after two power iterations from b."""
-        core = core_for(self.matrix.dtype)
         quotient = 0.0
         v = b
         for _ in range(2):
-            norm = math.sqrt(core.dot(v, v, num_threads=self.space.num_threads))
+            norm = math.sqrt(self._dot(v, v))
             if not 0.0 < norm < math.inf:
                 return quotient
             v = v / v.dtype.type(norm)
             image = self.space.matvec(v)
-            quotient = core.dot(v, image, num_threads=self.space.num_threads)
+            quotient = self._dot(v, image)
             v = image
         self.flops += 2 * self.space.flops_per_product
-        return float(quotient)
+        return quotient
 
     def _residual(self, x: Any) -> tuple[Any, float]:
         self.matvecs += 1
@@ -356,14 +360,13 @@ class _Solve:
         return Status.STAGNATED
 
     def _result(self, x: Any, residual: Any, norm: float, start: float) -> SolveResult:
-        core = core_for(self.matrix.dtype)
         # x'A x / 2 - g'x = -x'(g + residual) / 2
-        both = self.side.g + residual
+        quadratic = -0.5 * (self._dot(x, self.side.g) + self._dot(x, residual))
         return SolveResult(
             status=self._status(norm),
             iterations=self.iterations,
             residual_norm=norm,
-            quadratic=-0.5 * core.dot(x, both, num_threads=self.space.num_threads),
+            quadratic=quadratic,
             matvecs=self.matvecs,
             seconds=time.perf_counter() - start,
             flops=self.flops,
