@@ -7,7 +7,9 @@
 namespace natgrad {
 
 Index choose_tile_panels(Index num_panels, int num_threads) {
-  return std::clamp<Index>(num_panels / (4 * num_threads), 1, max_tile_panels);
+  const auto divide_up = [](Index a, Index b) { return (a + b - 1) / b; };
+  const Index rounds = divide_up(divide_up(num_panels, max_tile_panels), num_threads);
+  return std::max<Index>(1, divide_up(num_panels, rounds * num_threads));
 }
 
 Architecture::Architecture(const std::vector<Index>& sizes,

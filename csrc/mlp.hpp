@@ -37,8 +37,8 @@ struct Architecture {
 
 inline constexpr Index max_tile_panels = 8;
 
-// Cases per tile, in panels: enough tiles for the threads to share them evenly, each large enough
-// to read a weight matrix few times.
+// Cases per tile, in panels: as large as allowed, since every tile reads the weight matrices once,
+// with as many tiles for each thread.
 Index choose_tile_panels(Index num_panels, int num_threads);
 
 // Work on the outputs (C x cases) of one tile, panels [first, first + tile.count) of the batch.
