@@ -1,6 +1,8 @@
 #include "kronecker.hpp"
 
+#include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "parallel.hpp"
 
@@ -265,8 +267,17 @@ void KroneckerFactors<T>::refresh(double damping) {
 
 template <class T>
 void KroneckerFactors<T>::refresh_factors(double damping) {
-  const Index num_layers = static_cast<Index>(net_.layers.size());
-  parallel_for(2 * num_layers, options_.num_threads, [&](Index task, int) {
+  // Factors 2 l (inputs) and 2 l + 1 (outputs of layer l), the large ones first.
+  std::vector<Index> order(2 * net_.layers.size());
+  std::iota(order.begin(), order.end(), Index{0});
+  const auto size = [&](Index i) {
+    const std::size_t l = static_cast<std::size_t>(i / 2);
+    return i % 2 == 1 ? outputs_[l].rows : inputs_[l].rows;
+  };
+  std::stable_sort(
+      order.begin(), order.end(), [&](Index a, Index b) { return size(a) > size(b); });
+  parallel_for(static_cast<Index>(order.size()), options_.num_threads, [&](Index i, int) {
+    const Index task = order[static_cast<std::size_t>(i)];
     const std::size_t l = static_cast<std::size_t>(task / 2);
     const auto [input_shift, output_shift] = shifts(l, damping);
     const double scale = factor_scale(l);

@@ -12,6 +12,10 @@
 #include <memory>
 #include <new>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 #include "check.hpp"
 #include "types.hpp"
 
@@ -41,14 +45,20 @@ struct Tile {
       256, first_level_bytes / ((rows + width) * static_cast<Index>(sizeof(T))) / 64 * 64);
 };
 
-// Uninitialised memory on a cache-line boundary.
+// Uninitialised memory on a cache-line boundary; large pieces on huge pages where the system has
+// them on request, which takes most page faults and address translations away.
 template <class T>
 class Buffer {
  public:
   Buffer() = default;
   explicit Buffer(Index size) : size_(size) {
     const Index bytes = checked_product(size, sizeof(T), "buffer size");
-    data_.reset(static_cast<T*>(::operator new(static_cast<std::size_t>(bytes), alignment)));
+    const std::align_val_t alignment{bytes < huge_bytes ? 64 : huge_page};
+    void* data = ::operator new(static_cast<std::size_t>(bytes), alignment);
+#ifdef MADV_HUGEPAGE
+    if (bytes >= huge_bytes) ::madvise(data, static_cast<std::size_t>(bytes), MADV_HUGEPAGE);
+#endif
+    data_ = std::unique_ptr<T[], Free>(static_cast<T*>(data), Free{alignment});
   }
   T* data() { return data_.get(); }
   const T* data() const { return data_.get(); }
@@ -57,8 +67,9 @@ class Buffer {
   const T& operator[](Index i) const { return data_.get()[i]; }
 
  private:
-  static constexpr std::align_val_t alignment{64};
+  static constexpr Index huge_bytes = Index{4} << 20, huge_page = Index{2} << 20;
   struct Free {
+    std::align_val_t alignment{64};
     void operator()(T* p) const { ::operator delete(p, alignment); }
   };
   std::unique_ptr<T[], Free> data_;

@@ -2,6 +2,7 @@
 
 #include <Eigen/Cholesky>
 #include <Eigen/Eigenvalues>
+#include <cmath>
 #include <utility>
 
 #include "parallel.hpp"
@@ -72,11 +73,11 @@ void SampleSpace<T>::multiply_factor(const T* w, T* v, bool add) {
 }
 
 template <class T>
-double SampleSpace<T>::residual(const T* g, const T* x, double shift, T* out) {
+std::array<double, 2> SampleSpace<T>::residual(const T* g, const T* x, double shift, T* out) {
   curvature_->multiply(x, 1, shift, out);
   Vectors<T> vectors(lin().net().num_params, lin().num_threads());
-  vectors.add_scaled(g, -1.0, out);
-  return vectors.norm(out);
+  const auto [square, product] = vectors.subtract_and_dot(g, x, out);
+  return {std::sqrt(square), -0.5 * product};
 }
 
 template <class T>

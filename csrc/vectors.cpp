@@ -148,6 +148,26 @@ double Vectors<T>::cg_update(double a, const T* p, const T* q, T* x, T* r) {
 }
 
 template <class T>
+std::array<double, 2> Vectors<T>::subtract_and_dot(const T* g, const T* x, T* q) {
+  double* sums = partial_.data();
+  each_block([=](Index begin, Index end) {
+    for (Index i = begin; i < end; ++i) q[i] = g[i] - q[i];
+    sums[begin / block] = chained_sum(begin, end, [=](Index i) {
+      return static_cast<double>(q[i]) * static_cast<double>(q[i]);
+    });
+    sums[num_blocks_ + begin / block] = chained_sum(begin, end, [=](Index i) {
+      return static_cast<double>(x[i]) * (static_cast<double>(g[i]) + static_cast<double>(q[i]));
+    });
+  });
+  std::array<double, 2> result{};
+  for (Index i = 0; i < num_blocks_; ++i) {
+    result[0] += sums[i];
+    result[1] += sums[num_blocks_ + i];
+  }
+  return result;
+}
+
+template <class T>
 std::array<double, 3> Vectors<T>::ball_dots(const T* x, const T* p) {
   parallel_for(num_blocks_, num_threads_, [&](Index task, int) {
     const Index begin = task * block, end = std::min(size_, begin + block);

@@ -52,6 +52,8 @@ class Vectors {
   double shift_and_dot(double shift, const T* p, T* q);
   // x += a p, r -= a q; returns r'r.
   double cg_update(double a, const T* p, const T* q, T* x, T* r);
+  // q = g - q; returns q'q and x'(g + q) of the new q.
+  std::array<double, 2> subtract_and_dot(const T* g, const T* x, T* q);
   // x'x, x'p, p'p
   std::array<double, 3> ball_dots(const T* x, const T* p);
   // r -= a q; returns r'r.

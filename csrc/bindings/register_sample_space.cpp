@@ -49,18 +49,18 @@ void register_sample_space(py::module_& m) {
             const T* x_data = in_shape<T>(x, "x", {g.shape(0)});
             auto r = out<T>({g.shape(0)});
             T* r_data = r.mutable_data();
-            double norm = 0;
+            std::array<double, 2> numbers{};
             {
               py::gil_scoped_release release;
-              norm = space.residual(g_data, x_data, shift, r_data);
+              numbers = space.residual(g_data, x_data, shift, r_data);
             }
-            return py::make_tuple(r, norm);
+            return py::make_tuple(r, numbers[0], numbers[1]);
           },
           py::arg("g"),
           py::arg("x"),
           py::kw_only(),
           py::arg("shift"),
-          "g - (U U' + shift I) x and its norm.")
+          "g - A x for A = U U' + shift I, its norm, and x'A x / 2 - g'x.")
       .def(
           "multiply_factor_transposed",
           [](Space& space, const py::array& v) {

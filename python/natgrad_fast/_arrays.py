@@ -19,6 +19,8 @@ from . import _core
 from .config import default_num_threads
 
 MAX_THREADS = 4096
+# Elements from which on several threads look for NaN.
+_LARGE = 1 << 20
 
 
 def core_for(dtype: np.dtype[Any]) -> ModuleType:
@@ -65,7 +67,8 @@ def as_floats(x: ArrayLike, name: str, dtype: np.dtype[Any], ndim: int | tuple[i
         with np.errstate(over="ignore"):  # what does not fit is reported below
             a = np.require(a, dtype=dtype, requirements=["C", "A"])
         a = a.view(np.ndarray)
-    if not core_for(dtype).all_finite(a, num_threads=1):
+    threads = default_num_threads() if a.size >= _LARGE else 1
+    if not core_for(dtype).all_finite(a, num_threads=threads):
         place = np.argwhere(~np.isfinite(a))[0]
         if a.ndim == 2:
             where = f"row {place[0]}, column {place[1]}"

@@ -227,9 +227,9 @@ class _Solve:
     def run(self) -> SolveResult:
         start = time.perf_counter()
         side = self.side
-        x, residual, norm = np.zeros_like(side.g), side.g, side.norm
+        x, residual, norm, quadratic = np.zeros_like(side.g), side.g, side.norm, 0.0
         if norm == 0.0 or not math.isfinite(norm):
-            return self._result(x, residual, norm, start)
+            return self._result(x, norm, quadratic, start)
         try:
             self._prepare()
             r, h = side.r, side.h
@@ -237,19 +237,19 @@ class _Solve:
                 candidate = self._correction(r, h)
                 if attempt > 0:
                     candidate += x
-                new_residual, new_norm = self._residual(candidate)
+                new_residual, new_norm, new_quadratic = self._residual(candidate)
                 if not new_norm < norm:  # also where it is NaN
                     if r is None:
                         break
                     r, h = None, residual  # y was not where g came from
                     continue
-                x, residual, norm = candidate, new_residual, new_norm
+                x, residual, norm, quadratic = candidate, new_residual, new_norm, new_quadratic
                 if norm <= self.tolerance or self._stopped():
                     break
                 r, h = None, residual
         except KeyboardInterrupt:
             self.interrupted = True
-        return self._result(x, residual, norm, start)
+        return self._result(x, norm, quadratic, start)
 
     def _prepare(self) -> None:
         core = self.space.core
@@ -334,11 +334,12 @@ class _Solve:
         self.flops += 2 * self.space.flops_per_product
         return quotient
 
-    def _residual(self, x: Any) -> tuple[Any, float]:
+    def _residual(self, x: Any) -> tuple[Any, float, float]:
         self.matvecs += 1
         self.flops += self.matrix.flops_per_product
-        residual, norm = self.space.core.residual(self.side.g, x, shift=self.shift)
-        return residual, float(norm)
+        residual: tuple[Any, float, float]
+        residual = self.space.core.residual(self.side.g, x, shift=self.shift)
+        return residual
 
     def _stopped(self) -> bool:
         stops = (Status.STOPPED, Status.INTERRUPTED, Status.NON_FINITE)
@@ -359,9 +360,7 @@ class _Solve:
             return Status.MAX_ITERATIONS
         return Status.STAGNATED
 
-    def _result(self, x: Any, residual: Any, norm: float, start: float) -> SolveResult:
-        # x'A x / 2 - g'x = -x'(g + residual) / 2
-        quadratic = -0.5 * (self._dot(x, self.side.g) + self._dot(x, residual))
+    def _result(self, x: Any, norm: float, quadratic: float, start: float) -> SolveResult:
         return SolveResult(
             status=self._status(norm),
             iterations=self.iterations,
