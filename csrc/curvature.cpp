@@ -35,7 +35,7 @@ CurvatureOperator<T>::CurvatureOperator(std::shared_ptr<Linearization<T>> linear
 }
 
 template <class T>
-std::function<void(Index first, PanelView<const T> z)> CurvatureOperator<T>::prepare_outputs() {
+OutputReader<T> CurvatureOperator<T>::prepare_outputs() {
   return [this](Index first, PanelView<const T> z) {
     PanelView<const T> y = {};
     if (output_.needs_targets()) y = std::as_const(spec_.targets).view().slice(first, z.count);

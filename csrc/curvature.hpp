@@ -60,7 +60,7 @@ class CurvatureOperator final : public LinearOperator<T> {
   void layer_block(std::size_t l, T* out);
 
   // Called by passes over outputs: prepares M_i for a chunk.
-  std::function<void(Index first, PanelView<const T> z)> prepare_outputs();
+  OutputReader<T> prepare_outputs();
 
  private:
   OutputPass<T> factor_pass();

@@ -3,6 +3,8 @@
 #include <Eigen/Cholesky>
 #include <Eigen/Eigenvalues>
 
+#include "parallel.hpp"
+
 namespace natgrad {
 namespace {
 
@@ -103,6 +105,29 @@ void rotate_diagonal(const BasisChange<T>& left, const BasisChange<T>& right, Ma
       squares(left) * map(scales).template cast<double>() * squares(right).transpose();
   for (Index i = 0; i < scales.rows; ++i)
     for (Index j = 0; j < scales.cols; ++j) scales.row(i)[j] = static_cast<T>(rotated(i, j));
+}
+
+bool cholesky_upper(Eigen::MatrixXd& a, int num_threads) {
+  constexpr Index tile = 192;
+  const Index n = a.rows(), num_tiles = (n + tile - 1) / tile;
+  const auto block = [&](Index i, Index j) {
+    return a.block(i * tile, j * tile, std::min(tile, n - i * tile), std::min(tile, n - j * tile));
+  };
+  for (Index k = 0; k < num_tiles; ++k) {
+    auto corner = block(k, k);
+    const Eigen::LLT<Eigen::Ref<Eigen::MatrixXd>, Eigen::Upper> diagonal(corner);
+    if (diagonal.info() != Eigen::Success) return false;
+    const Index rest = num_tiles - k - 1;
+    parallel_for(rest, num_threads, [&](Index j, int) {
+      auto row = block(k, k + 1 + j);
+      corner.triangularView<Eigen::Upper>().transpose().solveInPlace(row);
+    });
+    parallel_for(rest * rest, num_threads, [&](Index task, int) {
+      const Index i = k + 1 + task / rest, j = k + 1 + task % rest;
+      if (i <= j) block(i, j).noalias() -= block(k, i).transpose() * block(k, j);
+    });
+  }
+  return a.diagonal().allFinite();
 }
 
 #define NATGRAD_INSTANTIATE(T)                                                \

@@ -1,7 +1,9 @@
 // Inverses and eigenbases of symmetric positive semi-definite matrices: Eigen's decompositions, in
-// double whatever T is. Everything here runs on the calling thread; callers hand out the matrices.
+// double whatever T is. All but cholesky_upper() runs on the calling thread; callers hand out the
+// matrices.
 #pragma once
 
+#include <Eigen/Core>
 #include <limits>
 
 #include "dense.hpp"
@@ -63,5 +65,10 @@ struct BasisChange {
 // The sum stays, since the rows and columns of R . R sum to 1.
 template <class T>
 void rotate_diagonal(const BasisChange<T>& left, const BasisChange<T>& right, Matrix<T>& scales);
+
+// A = R'R in place for the upper triangle of A (n x n), in double; false if A is not positive
+// definite to rounding. Eigen's factorisation of diagonal blocks, the rest on fixed tiles shared by
+// threads; n^3 / 3 flops.
+bool cholesky_upper(Eigen::MatrixXd& a, int num_threads);
 
 }  // namespace natgrad

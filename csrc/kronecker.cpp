@@ -274,8 +274,7 @@ void KroneckerFactors<T>::refresh_factors(double damping) {
     const std::size_t l = static_cast<std::size_t>(i / 2);
     return i % 2 == 1 ? outputs_[l].rows : inputs_[l].rows;
   };
-  std::stable_sort(
-      order.begin(), order.end(), [&](Index a, Index b) { return size(a) > size(b); });
+  std::stable_sort(order.begin(), order.end(), [&](Index a, Index b) { return size(a) > size(b); });
   parallel_for(static_cast<Index>(order.size()), options_.num_threads, [&](Index i, int) {
     const Index task = order[static_cast<std::size_t>(i)];
     const std::size_t l = static_cast<std::size_t>(task / 2);

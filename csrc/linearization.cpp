@@ -215,11 +215,8 @@ void Linearization<T>::reserve_deltas(Index num_vectors) {
 // buffers of `pair` (0 or 1) of this thread take turns as input and output of a layer.
 template <class T>
 template <class Source>
-PanelView<T> Linearization<T>::tangent_tile(const Source& source,
-                                            Index first,
-                                            Index count,
-                                            int thread,
-                                            int pair) {
+PanelView<T> Linearization<T>::tangent_tile(
+    const Source& source, Index first, Index count, int thread, int pair) {
   const Index stride = Panels<T>::stride_for(net_.max_width), size = largest_tile_ * stride;
   T* buffer = scratch_[static_cast<std::size_t>(thread)].data() + 2 * pair * size;
   PanelView<T> r{buffer, 0, stride, count}, next{buffer + size, 0, stride, count};
@@ -298,8 +295,9 @@ void Linearization<T>::outer_product(
                     out + layer.weight_offset);
   if (layer.has_bias) sum_cases(u, task.begin, task.end, add, out + layer.bias_offset);
   if (shift == 0.0 || first_ + count_ < num_panels()) return;
-  const auto add_shift = [&](Index begin, Index end) {
-    for (Index p = begin; p < end; ++p) out[p] += static_cast<T>(shift) * v[p];
+  const T factor = static_cast<T>(shift);
+  const auto add_shift = [&](Index p, Index end) {
+    for (; p < end; ++p) out[p] += factor * v[p];
   };
   add_shift(layer.weight_offset + task.begin * layer.inputs,
             layer.weight_offset + task.end * layer.inputs);
@@ -359,7 +357,7 @@ template <class T>
 void Linearization<T>::push_forward_pair(
     const T* v,
     const T* w,
-    const std::function<void(Index first, PanelView<const T> z)>& prepare,
+    const OutputReader<T>& prepare,
     const std::function<void(Index first, PanelView<T> jv, PanelView<T> jw)>& f) {
   const std::lock_guard<std::mutex> lock(mutex_);
   reserve_scratch();
@@ -398,15 +396,12 @@ void Linearization<T>::vjp(const T* u, Index num_vectors, T* out) {
 }
 
 template <class T>
-void Linearization<T>::visit_outputs(
-    const std::function<void(Index first, PanelView<const T> z)>& prepare,
-    const std::function<void(Index first, PanelView<const T> z)>& f) {
+void Linearization<T>::visit_outputs(const OutputReader<T>& prepare, const OutputReader<T>& f) {
   const std::lock_guard<std::mutex> lock(mutex_);
   each_chunk({prepare, {}}, [&] {
     const PanelView<const T> z = activations(net_.layers.size());
-    each_tile(1, [&](Index, Index first, Index count, int) {
-      f(first_ + first, z.slice(first, count));
-    });
+    each_tile(
+        1, [&](Index, Index first, Index count, int) { f(first_ + first, z.slice(first, count)); });
   });
 }
 
@@ -430,8 +425,7 @@ void Linearization<T>::sweep_backward(const OutputPass<T>& pass,
 }
 
 template <class T>
-void Linearization<T>::pull_back(
-    const OutputPass<T>& pass, Index num_vectors, T* out, bool add) {
+void Linearization<T>::pull_back(const OutputPass<T>& pass, Index num_vectors, T* out, bool add) {
   sweep_backward(pass, num_vectors, [&](const Deltas<T>& deltas) {
     outer_products(
         deltas.num_vectors, nullptr, 0.0, add, out + deltas.first_vector * net_.num_params);
@@ -474,7 +468,8 @@ void Linearization<T>::multiply_kernel(const OutputPass<T>& seed,
   const bool single = num_chunks() == 1;
   each_chunk(seed, [&] {
     each_tile(1, [&](Index, Index first, Index count, int) {
-      backward_tile(deltas_[0], first, count, [&](PanelView<T> u) { seed.work(0, first_ + first, u); });
+      backward_tile(
+          deltas_[0], first, count, [&](PanelView<T> u) { seed.work(0, first_ + first, u); });
       for (std::size_t l = 0; !single && l < deltas.size(); ++l) {
         const PanelView<T> from = deltas_[0][l].view(), to = deltas[l].view();
         for (Index j = first; j < first + count; ++j)

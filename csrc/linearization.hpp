@@ -17,11 +17,15 @@
 
 namespace natgrad {
 
+// Reads outputs z (C x cases) of the batch from panel `first` on.
+template <class T>
+using OutputReader = std::function<void(Index first, PanelView<const T> z)>;
+
 // What a pass does in the space of outputs. prepare() is called before the tiles of every chunk, on
 // the calling thread: first is the chunk's first panel in the batch, z (C x cases) its outputs.
 template <class T>
 struct OutputPass {
-  std::function<void(Index first, PanelView<const T> z)> prepare;
+  OutputReader<T> prepare;
   TileFunction<T> work;
 };
 
@@ -91,7 +95,7 @@ class Linearization {
   void push_forward_pair(
       const T* v,
       const T* w,
-      const std::function<void(Index first, PanelView<const T> z)>& prepare,
+      const OutputReader<T>& prepare,
       const std::function<void(Index first, PanelView<T> jv, PanelView<T> jw)>& f);
   // out_k = [out_k] + J'u_k, with a start if `add`; pass.work writes the tiles of u_k, zero in
   // columns past N. out (K x P); 4 N P flops each.
@@ -101,8 +105,7 @@ class Linearization {
   void multiply_gauss_newton(
       const T* v, Index num_vectors, const OutputPass<T>& pass, double shift, T* out);
   // f gets the tiles of the outputs.
-  void visit_outputs(const std::function<void(Index first, PanelView<const T> z)>& prepare,
-                     const std::function<void(Index first, PanelView<const T> z)>& f);
+  void visit_outputs(const OutputReader<T>& prepare, const OutputReader<T>& f);
   // The deltas alone: pass.work writes u_k as in pull_back; consume() is called for every chunk and
   // as many vectors as fit, in order, on the calling thread, with the chunk loaded.
   // 2 N P flops each, none in the first layer.
@@ -176,7 +179,7 @@ class Linearization {
   LinearizationOptions options_;
   int work_threads_;  // 1 when the work is too small to share
   Index chunk_panels_;
-  Index tile_panels_;    // of passes with one vector
+  Index tile_panels_;   // of passes with one vector
   Index largest_tile_;  // of passes with many, in panels
   Buffer<T> theta_;
   const T* x_;  // (N x d_0), read while loading

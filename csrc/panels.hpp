@@ -53,7 +53,7 @@ class Buffer {
   Buffer() = default;
   explicit Buffer(Index size) : size_(size) {
     const Index bytes = checked_product(size, sizeof(T), "buffer size");
-    const std::align_val_t alignment{bytes < huge_bytes ? 64 : huge_page};
+    const auto alignment = std::align_val_t(bytes < huge_bytes ? Index{64} : huge_page);
     void* data = ::operator new(static_cast<std::size_t>(bytes), alignment);
 #ifdef MADV_HUGEPAGE
     if (bytes >= huge_bytes) ::madvise(data, static_cast<std::size_t>(bytes), MADV_HUGEPAGE);

@@ -1,10 +1,10 @@
 #include "sample_space.hpp"
 
-#include <Eigen/Cholesky>
 #include <Eigen/Eigenvalues>
 #include <cmath>
 #include <utility>
 
+#include "factorization.hpp"
 #include "parallel.hpp"
 #include "vectors.hpp"
 
@@ -284,8 +284,7 @@ template <class T>
 bool SampleSpace<T>::factorize(double shift) {
   factor_ = kernel_;
   factor_.diagonal().array() += shift;
-  const Eigen::LLT<Eigen::Ref<Matrix>, Eigen::Upper> cholesky(factor_);
-  return cholesky.info() == Eigen::Success && factor_.diagonal().allFinite();
+  return cholesky_upper(factor_, lin().num_threads());
 }
 
 template <class T>

@@ -152,9 +152,8 @@ std::array<double, 2> Vectors<T>::subtract_and_dot(const T* g, const T* x, T* q)
   double* sums = partial_.data();
   each_block([=](Index begin, Index end) {
     for (Index i = begin; i < end; ++i) q[i] = g[i] - q[i];
-    sums[begin / block] = chained_sum(begin, end, [=](Index i) {
-      return static_cast<double>(q[i]) * static_cast<double>(q[i]);
-    });
+    sums[begin / block] = chained_sum(
+        begin, end, [=](Index i) { return static_cast<double>(q[i]) * static_cast<double>(q[i]); });
     sums[num_blocks_ + begin / block] = chained_sum(begin, end, [=](Index i) {
       return static_cast<double>(x[i]) * (static_cast<double>(g[i]) + static_cast<double>(q[i]));
     });

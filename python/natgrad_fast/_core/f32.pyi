@@ -3,7 +3,7 @@ import natgrad_fast._core
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Curvature', 'Hessian', 'KroneckerFactors', 'LinearOperator', 'Linearization', 'Nystrom', 'Objective', 'OutputMatrices', 'SampleSpace', 'all_finite', 'conjugate_gradients', 'dot', 'hessian_bytes', 'linearization_bytes', 'multishift_conjugate_gradients', 'orthonormalise_rows', 'predict']
+__all__: list[str] = ['Curvature', 'Hessian', 'KroneckerFactors', 'LinearOperator', 'Linearization', 'Nystrom', 'Objective', 'OutputMatrices', 'SampleSpace', 'all_finite', 'conjugate_gradients', 'dot', 'hessian_bytes', 'linearization_bytes', 'multishift_conjugate_gradients', 'orthonormalise_rows', 'predict', 'scaled']
 class LinearOperator:
     """
     A symmetric linear map on R^P.
@@ -157,9 +157,9 @@ class SampleSpace(LinearOperator):
     """
     def __init__(self, curvature: Curvature) -> None:
         ...
-    def complement(self, h: numpy.ndarray, a: numpy.ndarray, *, shift: typing.SupportsFloat | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float32]:
+    def add_factor(self, w: numpy.ndarray, v: numpy.ndarray) -> None:
         """
-        (h - U a) / shift.
+        v += U w, in place.
         """
     def decompose(self) -> None:
         """
@@ -189,9 +189,9 @@ class SampleSpace(LinearOperator):
         """
         Layer Grams, for products with K.
         """
-    def residual(self, g: numpy.ndarray, x: numpy.ndarray, *, shift: typing.SupportsFloat | typing.SupportsIndex) -> tuple[numpy.typing.NDArray[numpy.float32], float]:
+    def residual(self, g: numpy.ndarray, x: numpy.ndarray, *, shift: typing.SupportsFloat | typing.SupportsIndex) -> tuple[numpy.typing.NDArray[numpy.float32], float, float]:
         """
-        g - (U U' + shift I) x and its norm.
+        g - A x for A = U U' + shift I, its norm, and x'A x / 2 - g'x.
         """
     def solve(self, b: numpy.ndarray) -> numpy.typing.NDArray[numpy.float32]:
         """
@@ -293,4 +293,8 @@ def orthonormalise_rows(q: numpy.ndarray, *, num_threads: typing.SupportsInt | t
 def predict(net: natgrad_fast._core.Architecture, *, params: numpy.ndarray, x: numpy.ndarray, num_threads: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float32]:
     """
     Z (N, C) from params (P,) and x (N, d_0).
+    """
+def scaled(a: typing.SupportsFloat | typing.SupportsIndex, x: numpy.ndarray, *, num_threads: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float32]:
+    """
+    a x, a new array.
     """
