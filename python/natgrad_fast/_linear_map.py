@@ -63,6 +63,9 @@ def as_preconditioner(preconditioner: Any, size: int, dtype: np.dtype[Any]) -> A
         return None
     if isinstance(preconditioner, CurvatureMatrix):
         raise TypeError("preconditioner must approximate the inverse of A, got a curvature matrix")
+    diagonal = getattr(preconditioner, "core", None)
+    if isinstance(diagonal, np.ndarray) and diagonal.dtype == dtype:
+        return as_vector(diagonal, "preconditioner", size, dtype)
     ndim = getattr(preconditioner, "ndim", None)
     if ndim == 1 or isinstance(preconditioner, list | tuple):
         return as_vector(preconditioner, "preconditioner", size, dtype)
