@@ -93,6 +93,7 @@ void SampleSpace<T>::multiply_factor_transposed(const T* v, T* w) {
 
 template <class T>
 void SampleSpace<T>::apply(const T* x, T* y) {
+  prepare_products();
   const auto prepare = curvature_->prepare_outputs();
   const TileFunction<T> seed = [&](Index, Index first, PanelView<T> u) {
     const PanelView<T> packed = packed_.view().slice(first, u.count);
@@ -184,6 +185,7 @@ Panels<T> SampleSpace<T>::layer_gram(std::size_t l, PanelView<const T> inputs) c
 
 template <class T>
 void SampleSpace<T>::prepare_products() {
+  const std::lock_guard<std::mutex> lock(mutex_);
   if (!grams_.empty()) return;
   const bool single = lin().num_chunks() == 1;
   std::vector<Panels<T>> inputs;
@@ -200,8 +202,10 @@ void SampleSpace<T>::prepare_products() {
                       inputs[l].view().panel(first + j));
     });
   }
+  std::vector<Panels<T>> grams;
   for (std::size_t l = 0; l < lin().net().layers.size(); ++l)
-    grams_.push_back(layer_gram(l, single ? lin().activations(l) : inputs[l].view()));
+    grams.push_back(layer_gram(l, single ? lin().activations(l) : inputs[l].view()));
+  grams_ = std::move(grams);
 }
 
 // K (+)= G . (D'D) for one layer: D (d x columns N) and G (N x N) repeated for every pair of columns.

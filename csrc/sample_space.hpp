@@ -9,6 +9,7 @@
 
 #include <Eigen/Core>
 #include <memory>
+#include <mutex>
 
 #include "curvature.hpp"
 
@@ -22,10 +23,9 @@ class SampleSpace final : public LinearOperator<T> {
   explicit SampleSpace(std::shared_ptr<CurvatureOperator<T>> curvature);
 
   Index size() const override { return num_cases() * columns(); }
-  // y = K x by backward deltas, layer Grams and a forward pass (Linearization::multiply_kernel),
-  // prepare_products() having been called.
+  // y = K x by backward deltas, layer Grams and a forward pass (Linearization::multiply_kernel).
   void apply(const T* x, T* y) override;
-  // Layer Grams A'A + 1 (N x N): 2 N^2 flops per unit, kept.
+  // Layer Grams A'A + 1 (N x N), which the first product makes otherwise: 2 N^2 flops per unit, kept.
   void prepare_products();
 
   // v = [v] + U w, with a start if `add`;  w (n,), v (P,).   4 N P flops.
@@ -70,6 +70,7 @@ class SampleSpace final : public LinearOperator<T> {
   void from_kernel_order(const Eigen::VectorXd& v, T* w) const;
 
   std::shared_ptr<CurvatureOperator<T>> curvature_;
+  std::mutex mutex_;               // guards the making of grams_
   Panels<T> packed_;               // (columns x N), scratch of products
   std::vector<Panels<T>> grams_;   // A_{l-1}'A_{l-1} + 1, (N x N)
   std::vector<Panels<T>> deltas_;  // (d_l x N), scratch of products over several chunks

@@ -223,7 +223,7 @@ def test_draws_are_fixed_by_the_seed(dtype, rng):
     assert same_bits(sampled(problem, SOFTMAX, 2, 5) @ v, product)
     block = operator.to_dense()
     seen = {product.tobytes()}
-    for seed in [0, 6, 2**32 + 5, 2**63, 2**64 - 1]:
+    for seed in [0, 6, 2**32 + 5, 2**62, 2**63 - 1]:
         other = sampled(problem, SOFTMAX, 2, seed)
         assert np.linalg.norm(other.to_dense() - block) > 0.05 * np.linalg.norm(block)
         seen.add((other @ v).tobytes())

@@ -125,7 +125,7 @@ def test_num_threads(kind, wrong, error, words):
     ("wrong", "error", "words"),
     [
         (-1, ValueError, "seed must be >= 0, got -1"),
-        (2**64, ValueError, r"seed must be < 2\*\*64, got 18446744073709551616"),
+        (2**64, ValueError, r"seed must be < 2\*\*63, got 18446744073709551616"),
         (0.5, TypeError, "seed must be an integer, got 0.5"),
         (None, TypeError, "seed must be an integer, got None"),
         (True, TypeError, "seed must be an integer, got True"),

@@ -1,5 +1,8 @@
 """Jacobian and curvature matrices as linear operators, whatever they are the matrices of."""
 
+import copy
+import pickle
+
 import cases
 import natgrad_fast as ng
 import numpy as np
@@ -205,3 +208,12 @@ def test_jacobian_is_usable_by_scipy(chunk_size, dtype, tol):
     largest = linalg.svds(jacobian, k=2, v0=np.ones(min(jacobian.shape), dtype))[1]
     exact = np.linalg.svd(jacobian.to_dense().astype(float), compute_uv=False)[:2]
     assert_close(np.sort(largest), np.sort(exact), tol.product)
+
+
+def test_copies_and_pickles_are_refused(dtype):
+    problem = PROBLEM.problem(dtype)
+    fisher = ng.Fisher(problem.net, SOFTMAX, problem.x)
+    for function in (copy.copy, copy.deepcopy, pickle.dumps):
+        for operator in (fisher, ng.SampleSpace(fisher), ng.Jacobian(problem.net, problem.x)):
+            with pytest.raises(TypeError, match="can not be copied or pickled"):
+                function(operator)

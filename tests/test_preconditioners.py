@@ -103,7 +103,22 @@ def test_exact_inverse_needs_one_iteration(kind):
 def test_cg_with_a_preconditioner_that_is_not_ready(small):
     fisher = ng.Fisher(small.net, SOFTMAX, small.x)
     m = ng.KFAC(small.net, SOFTMAX, small.x)
-    with pytest.raises(RuntimeError, match=r"call refresh\(damping\) first"):
+    with pytest.raises(ValueError, match=r"preconditioner has no inverse yet"):
+        ng.cg(fisher, small.net.params, preconditioner=m)
+
+
+def test_cg_with_a_preconditioner_of_another_net_or_dtype(small):
+    """As many parameters, 43 each: only the layout tells."""
+    fisher = ng.Fisher(small.net, SOFTMAX, small.x)
+    other = ng.MLP([42, 1], dtype=small.net.dtype)
+    assert small.net.num_params == other.num_params
+    m = ng.KFAC(other, "squared_error", np.ones((5, 42)), damping=1.0)
+    with pytest.raises(ValueError, match=r"preconditioner is of a net \(42, 1\), A of a net"):
+        ng.cg(fisher, small.net.params, preconditioner=m)
+    wrong = "float32" if small.net.dtype == np.float64 else "float64"
+    net = ng.MLP(small.net.sizes, dtype=wrong)
+    m = ng.DiagonalPreconditioner(net, SOFTMAX, small.x, small.y, damping=1.0)
+    with pytest.raises(ValueError, match="build it in"):
         ng.cg(fisher, small.net.params, preconditioner=m)
 
 

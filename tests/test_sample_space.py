@@ -206,8 +206,8 @@ def test_kernel_serves_other_solvers(dtype, tol):
     """The kernel is an operator: cg, multishift_cg and Nystrom take it."""
     problem = SPACES[2].problem(dtype)
     space = ng.SampleSpace(build("fisher", problem, SQUARED))
-    space.prepare()
     b = np.ones(space.shape[0], dtype)
+    ng.cg(space, b, damping=1.0)  # the first product makes the layer Grams
     dense = space.kernel()
     x = ng.cg(space, b, damping=0.1, rtol=1e-5, preconditioner=ng.Nystrom(space, rank=5)).x
     # cg stops at 1e-5; twice that for the rounding of the kernel itself
@@ -241,6 +241,17 @@ def test_callback_stops_and_record():
         raise KeyboardInterrupt
 
     assert space.solve(g, damping=1e-3, method="cg", callback=interrupt).status == "interrupted"
+
+
+@pytest.mark.parametrize("method", ["cholesky", "eigh", "cg"])
+def test_non_finite_products_are_reported(method):
+    problem = SPACES[2].problem("float64")
+    problem.net.params[3] = np.nan
+    matrix = build("fisher", problem, SQUARED)
+    g = np.ones(problem.net.num_params)
+    result = ng.sample_space_solve(matrix, g, damping=0.1, method=method)
+    assert result.status is ng.Status.NON_FINITE
+    assert not result.x.any()
 
 
 def test_bad_arguments():

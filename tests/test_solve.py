@@ -48,8 +48,9 @@ def test_memory_bounds_the_choice():
     matrix, g, _ = set_up(Case("50-80-80-3-few", (50, 80, 80, 3), SOFTMAX, n=5))
     estimates = ng.estimate_solve(matrix, g, damping=1e-2)
     least = min(estimates.values(), key=lambda e: e.bytes).bytes
-    small = ng.solve(matrix, g, damping=1e-2, max_bytes=least)
-    assert estimates[small.method.replace("_cholesky", "")].bytes == least
+    for bound in (least, 1.0):  # the least where nothing fits
+        small = ng.solve(matrix, g, damping=1e-2, max_bytes=bound)
+        assert estimates[small.method.replace("_cholesky", "")].bytes == least
 
 
 def test_cg_where_nothing_else_can_be_used(rng):
@@ -92,3 +93,7 @@ def test_bad_arguments():
             ng.solve(matrix, g, **{"damping": 0.1, **options})
     with pytest.raises(ValueError, match="g has length"):
         ng.solve(matrix, g[:-1], damping=0.1)
+    with pytest.raises(TypeError, match="matrix must be a Fisher"):
+        ng.solve(np.eye(len(g)), g, damping=0.1)
+    with pytest.raises(ValueError, match="y has shape"):
+        ng.solve(matrix, g, damping=0.1, method="cg", y=np.zeros((3, 2)))

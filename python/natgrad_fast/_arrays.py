@@ -117,7 +117,8 @@ def as_sample_weight(sample_weight: ArrayLike | None, num_cases: int) -> NDArray
     if (w < 0).any():
         i = int(np.argmax(w < 0))
         raise ValueError(f"sample_weight must be >= 0, got {w[i]} at position {i}")
-    total = float(w.sum())
+    with np.errstate(over="ignore"):
+        total = float(w.sum())
     if not 0.0 < total < math.inf:
         raise ValueError(f"sample_weight must have a positive finite sum, got {total}")
     return w
@@ -157,6 +158,8 @@ def as_count(x: Any, name: str, minimum: int) -> int:
         raise TypeError(f"{name} must be an integer, got {x!r}")
     if x < minimum:
         raise ValueError(f"{name} must be >= {minimum}, got {x}")
+    if x >= 2**63:
+        raise ValueError(f"{name} must be < 2**63, got {x}")
     return int(x)
 
 

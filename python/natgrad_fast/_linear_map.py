@@ -11,6 +11,7 @@ import numpy as np
 
 from ._arrays import as_real, as_vector, core_for
 from .curvature import CurvatureMatrix
+from .operators import Operator
 
 FLOAT_TYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -57,21 +58,35 @@ def as_linear_map(A: Any) -> LinearMap:
     return LinearMap(_as_function(A, size, dtype, "A"), size, dtype, flops, None)
 
 
-def as_preconditioner(preconditioner: Any, size: int, dtype: np.dtype[Any]) -> Any:
-    """What the core takes: None, a diagonal (P,), an operator of its own or a function of rows."""
+def as_preconditioner(
+    preconditioner: Any, size: int, dtype: np.dtype[Any], layout: Any = None
+) -> Any:
+    """What the core takes: None, a diagonal (P,), an operator of its own or a function of rows.
+
+    `layout` is that of the net of A, if A has one.
+    """
     if preconditioner is None:
         return None
     if isinstance(preconditioner, CurvatureMatrix):
         raise TypeError("preconditioner must approximate the inverse of A, got a curvature matrix")
-    diagonal = getattr(preconditioner, "core", None)
-    if isinstance(diagonal, np.ndarray) and diagonal.dtype == dtype:
-        return as_vector(diagonal, "preconditioner", size, dtype)
+    if isinstance(preconditioner, Operator) and getattr(preconditioner, "damping", 0.0) is None:
+        raise ValueError("preconditioner has no inverse yet: call its refresh(damping) first")
     ndim = getattr(preconditioner, "ndim", None)
     if ndim == 1 or isinstance(preconditioner, list | tuple):
         return as_vector(preconditioner, "preconditioner", size, dtype)
     shape = getattr(preconditioner, "shape", None)
     if shape is not None and tuple(shape) != (size, size):
         raise ValueError(f"preconditioner has shape {tuple(shape)}, wanted ({size}, {size})")
+    other = getattr(preconditioner, "layout", layout)
+    if layout is not None and other != layout:
+        raise ValueError(f"preconditioner is of a net {other[0]}, A of a net {layout[0]}")
+    diagonal = getattr(preconditioner, "core", None)
+    if isinstance(diagonal, np.ndarray):
+        if diagonal.dtype != dtype:
+            raise ValueError(
+                f"preconditioner is of {diagonal.dtype}, A of {dtype}: build it in {dtype}"
+            )
+        return diagonal
     kind = _core_dtype(preconditioner)
     if kind is not None:
         if kind != dtype:

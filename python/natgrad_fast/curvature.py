@@ -28,8 +28,6 @@ from .operators import Operator
 
 __all__ = ["GGN", "CurvatureMatrix", "EmpiricalFisher", "Fisher", "Hessian"]
 
-_SEEDS = 2**64
-
 
 class CurvatureMatrix(Operator):
     """Base of the symmetric (P, P) matrices B + (l2 + damping) I.
@@ -48,6 +46,7 @@ class CurvatureMatrix(Operator):
     """
 
     loss: Loss
+    num_cases: int
     num_threads: int
     flops_per_product: float
     core: Any
@@ -57,6 +56,7 @@ class CurvatureMatrix(Operator):
         self.dtype = net.dtype
         self.loss = loss
         self.num_threads = num_threads
+        self.layout = net.layout
         self._l2, self._damping = l2, damping
         self.sizes = net.sizes
 
@@ -308,8 +308,6 @@ class Fisher(GaussNewtonMatrix):
     ) -> None:
         self.kind = "fisher" if samples is None else "sampled_fisher"
         seed = as_count(seed, "seed", 0)
-        if seed >= _SEEDS:
-            raise ValueError(f"seed must be < 2**64, got {seed}")
         self._build(
             net,
             loss,
@@ -463,6 +461,7 @@ class Hessian(CurvatureMatrix):
         l2 = as_number(l2, "l2", minimum=0.0)
         chunk = as_chunk_size(chunk_size)
         self._set_up(net, loss, as_num_threads(num_threads), damping, l2)
+        self.num_cases = x.shape[0]
         self.core = core_for(net.dtype).Hessian(
             net._architecture,
             loss.core,

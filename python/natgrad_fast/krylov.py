@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from ._arrays import (
     as_count,
-    as_floats,
+    as_dampings,
     as_name,
     as_num_threads,
     as_number,
@@ -20,7 +20,7 @@ from ._arrays import (
     as_vector,
     core_for,
 )
-from ._linear_map import as_linear_map, as_preconditioner
+from ._linear_map import LinearMap, as_linear_map, as_preconditioner
 from .results import (
     BlockCGResult,
     CGIterate,
@@ -121,7 +121,7 @@ def cg(
         raise ValueError(f"keep_iterates needs a single b (P,), got shape {rows.shape[::-1]}")
     records, iterates = core_for(dtype).conjugate_gradients(
         operator.core,
-        preconditioner=as_preconditioner(preconditioner, size, dtype),
+        preconditioner=as_preconditioner(preconditioner, size, dtype, getattr(A, "layout", None)),
         b=rows,
         x=x,
         damping=as_number(damping, "damping", minimum=0.0),
@@ -194,8 +194,9 @@ def multishift_cg(
     num_threads : int, optional
         Threads for the vector operations; the products have those of A.
     verify : bool
-        Compute the residuals from x at the end, by m more products, instead of taking those of the
-        recurrence; a residual above twice its tolerance is "stagnated".
+        Compute all residuals from x at the end, by m more products. Otherwise that is done for the
+        smallest damping alone, and what rounding added to it is assumed of the others in proportion
+        to |x|. A residual above twice its tolerance is "stagnated".
 
     Returns
     -------
@@ -209,34 +210,37 @@ def multishift_cg(
 
     Notes
     -----
-    As many products as `cg` needs for the smallest damping alone. The other systems ride along by
-    the recursions of Frommer and Maass (1999), and stop when they have converged. There is no
-    preconditioner: it would have to commute with A.
+    As many products as `cg` needs for the smallest damping alone, the check included. The other
+    systems ride along by the recursions of Frommer and Maass (1999), and stop when they have
+    converged. There is no preconditioner: it would have to commute with A.
     """
     start = time.perf_counter()
     operator = as_linear_map(A)
     size, dtype = operator.size, operator.dtype
-    shifts = as_floats(dampings, "dampings", np.dtype(np.float64), 1)
-    if shifts.size == 0:
-        raise ValueError("dampings is empty, wanted at least one number")
-    if (shifts < 0.0).any():
-        k = int(np.argmax(shifts < 0.0))
-        raise ValueError(f"dampings must be >= 0, got {shifts[k]} at position {k}")
+    shifts = as_dampings(dampings, "dampings")
     if not isinstance(verify, bool):
         raise TypeError(f"verify must be True or False, got {verify!r}")
     x = np.empty((shifts.size, size), dtype)
+    b = as_vector(b, "b", size, dtype)
+    rtol, atol = as_number(rtol, "rtol", minimum=0.0), as_number(atol, "atol", minimum=0.0)
+    threads = as_num_threads(operator.num_threads if num_threads is None else num_threads)
     records, matvecs = core_for(dtype).multishift_conjugate_gradients(
         operator.core,
-        b=as_vector(b, "b", size, dtype),
+        b=b,
         dampings=shifts,
         x=x,
-        rtol=as_number(rtol, "rtol", minimum=0.0),
-        atol=as_number(atol, "atol", minimum=0.0),
+        rtol=rtol,
+        atol=atol,
         max_iter=as_count(max_iter, "max_iter", 0),
         verify=verify,
-        num_threads=as_num_threads(operator.num_threads if num_threads is None else num_threads),
+        num_threads=threads,
         callback=_as_callback(callback),
     )
+    if not verify:
+        norm_of_b = math.sqrt(core_for(dtype).dot(b, b, num_threads=threads))
+        tolerance = max(rtol * norm_of_b, atol)
+        records, products = _check_smallest(operator, b, shifts, x, records, tolerance, threads)
+        matvecs += products
     seconds = time.perf_counter() - start
     last = max(iterations for _, iterations, *_ in records)
     vector_flops = 6.0 * size * last + sum(4.0 * size * iterations for _, iterations, *_ in records)
@@ -246,6 +250,42 @@ def multishift_cg(
         for k, (status, iterations, _, norm, quadratic) in enumerate(records)
     )
     return MultishiftResult(x.T, columns, matvecs, seconds, flops, shifts.copy())
+
+
+def _check_smallest(
+    operator: LinearMap,
+    b: Any,
+    shifts: Any,
+    x: Any,
+    records: Any,
+    tolerance: float,
+    num_threads: int,
+) -> tuple[Any, int]:
+    """Correct the residuals of the recurrence by that of the smallest damping, from one product.
+
+    With e = b - (A + s I) x - r, the rounding errors that the recurrence does not know, taken to be
+    apart from r and proportional to x: |true r_k|^2 = |r_k|^2 + |e|^2 |x_k|^2 / |x|^2.
+    """
+    usable = (Status.CONVERGED, Status.MAX_ITERATIONS)
+    base = int(np.argmin(shifts))
+    core = core_for(x.dtype)
+    lengths = [math.sqrt(core.dot(row, row, num_threads=num_threads)) for row in x]
+    if records[base][0] not in usable or not 0.0 < lengths[base] < math.inf:
+        return records, 0
+    product = operator.apply(x[base : base + 1])[0]
+    residual = b - (product + x.dtype.type(shifts[base]) * x[base])
+    known = records[base][3]
+    square = core.dot(residual, residual, num_threads=num_threads) - known**2
+    error = math.sqrt(max(square, 0.0))
+    checked = []
+    for length, (status, iterations, products, norm, quadratic) in zip(
+        lengths, records, strict=True
+    ):
+        norm = math.hypot(norm, error * length / lengths[base])
+        if status == Status.CONVERGED and not norm <= 2.0 * tolerance:
+            status = Status.STAGNATED
+        checked.append((status, iterations, products, norm, quadratic))
+    return checked, 1
 
 
 def _as_start(x0: ArrayLike, shape: tuple[int, int], is_block: bool, dtype: np.dtype[Any]) -> Any:

@@ -240,6 +240,11 @@ class MLP:
         )
 
     @property
+    def layout(self) -> tuple[Any, ...]:
+        """Widths, and which layers have biases: the order of the parameters."""
+        return self._sizes, self._bias
+
+    @property
     def one_pass_chunk_size(self) -> int:
         """Cases per chunk where each is visited once, so that chunks cost nothing.
 

@@ -32,6 +32,10 @@ class Operator:
         """A'x for the rows of a (K, shape[0]) array, as a (K, shape[1]) array."""
         raise NotImplementedError
 
+    def __reduce__(self) -> Any:
+        """Refuse copies and pickles: they would share, or lose, memory of the core."""
+        raise TypeError(f"{type(self).__name__} can not be copied or pickled: build it anew")
+
     def __repr__(self) -> str:
         """Name, shape and dtype."""
         return f"<{self.shape[0]}x{self.shape[1]} {type(self).__name__}, {self.dtype}>"

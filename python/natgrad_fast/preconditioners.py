@@ -25,8 +25,6 @@ from .operators import Operator
 
 __all__ = ["DiagonalPreconditioner", "Preconditioner"]
 
-_SEEDS = 2**64
-
 
 class Preconditioner(Operator):
     """Base: an approximation B of a curvature matrix; as an operator, the inverse of B damped.
@@ -63,12 +61,11 @@ class Preconditioner(Operator):
         chunk_size: int | None,
     ) -> None:
         self.net, self.loss = as_net(net), as_loss(loss)
+        self.layout = net.layout
         self.loss.num_targets(net.sizes[-1])  # refuses outputs the loss is not defined for
         self.shape, self.dtype = (net.num_params, net.num_params), net.dtype
         self.samples = None if samples is None else as_count(samples, "samples", 1)
         self.seed = as_count(seed, "seed", 0)
-        if self.seed >= _SEEDS:
-            raise ValueError(f"seed must be < 2**64, got {seed}")
         self.ema = as_number(ema, "ema", minimum=0.0)
         if self.ema >= 1.0:
             raise ValueError(f"ema must be < 1, got {ema}")

@@ -98,7 +98,7 @@ class CGIterate(NamedTuple):
     quadratic: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CGResult(SolveInfo):
     """`SolveInfo` with the solution `x` (P,), and the `iterates` that were kept."""
 
@@ -132,7 +132,7 @@ class Estimate(NamedTuple):
     iterations: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SolveResult(CGResult):
     """`CGResult` with the `method` that was used, and the `estimates` it was picked by, if any."""
 
@@ -140,7 +140,7 @@ class SolveResult(CGResult):
     estimates: Mapping[str, Estimate] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BlockCGResult:
     """Solutions for K right-hand sides; `result[k]` is the `CGResult` of column k.
 
@@ -199,11 +199,12 @@ class BlockCGResult:
         return np.array([column.quadratic for column in self.columns])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MultishiftResult(BlockCGResult):
     """Solutions for m dampings: a `BlockCGResult` with a column for each of `dampings` (m,).
 
-    The products are shared: `matvecs` and `seconds` of a column are those of all.
+    The products are shared: `matvecs` and `seconds` of a column are those of all. Residuals are as
+    `multishift_cg` says.
     """
 
     dampings: NDArray[np.float64]

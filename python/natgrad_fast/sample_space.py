@@ -70,6 +70,10 @@ class SampleSpace:
         self.flops_per_product = kernel_product_flops(matrix.sizes, matrix.num_cases)
         self._prepared = False
 
+    def __reduce__(self) -> Any:
+        """Refuse copies and pickles: they would share, or lose, memory of the core."""
+        raise TypeError("SampleSpace can not be copied or pickled: build it anew")
+
     def __repr__(self) -> str:
         """Size and matrix."""
         return f"<{self.shape[0]}x{self.shape[1]} SampleSpace of {self._matrix!r}>"
@@ -121,6 +125,8 @@ class SampleSpace:
         method = as_name(method, "method", METHODS)
         rtol = as_number(rtol, "rtol", minimum=0.0)
         max_iter = as_count(max_iter, "max_iter", 1)
+        if callback is not None and not callable(callback):
+            raise TypeError(f"callback must be callable, got {callback!r}")
         dampings, is_scalar = _as_dampings(damping)
         fixed = self._matrix.l2 + self._matrix.damping
         if dampings.min() + fixed <= 0.0:
@@ -221,7 +227,7 @@ class _Solve:
         self.iterations = self.matvecs = 0
         self.flops = 0.0
         self.inner: CGResult | None = None
-        self.interrupted = False
+        self.interrupted = self.non_finite = False
         self.scale = math.nan  # largest eigenvalue of K, about
 
     def run(self) -> SolveResult:
@@ -238,7 +244,8 @@ class _Solve:
                 if attempt > 0:
                     candidate += x
                 new_residual, new_norm, new_quadratic = self._residual(candidate)
-                if not new_norm < norm:  # also where it is NaN
+                self.non_finite = not math.isfinite(new_norm)
+                if not new_norm < norm:
                     if r is None:
                         break
                     r, h = None, residual  # y was not where g came from
@@ -350,10 +357,10 @@ class _Solve:
         inner = None if self.inner is None else self.inner.status
         if self.interrupted:
             return Status.INTERRUPTED
-        if not math.isfinite(norm) or inner is Status.NON_FINITE:
-            return Status.NON_FINITE
         if norm <= self.tolerance:
             return Status.CONVERGED
+        if self.non_finite or not math.isfinite(norm) or inner is Status.NON_FINITE:
+            return Status.NON_FINITE
         if inner in (Status.STOPPED, Status.INTERRUPTED):
             return inner
         if self.method == "cg" and self.iterations >= self.max_iter:

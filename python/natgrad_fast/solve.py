@@ -46,8 +46,8 @@ def solve(
     method : {"auto", "cg", "sample_space", "sample_space_cg"}
         "cg": conjugate gradients in parameter space. "sample_space": exact, by the kernel (n, n).
         "sample_space_cg": conjugate gradients in the space of samples. "auto" takes the least
-        `Estimate.cost` among those that fit into `max_bytes`; it is "cg" for a Hessian, an
-        indefinite GGN, without damping and l2, or with a preconditioner.
+        `Estimate.cost` among those that fit into `max_bytes`, else the least bytes; it is "cg" for
+        a Hessian, an indefinite GGN, without damping and l2, or with a preconditioner.
     y : array_like, optional
         Targets, if g is the gradient of the objective there; see `sample_space_solve`.
     preconditioner : optional
@@ -76,15 +76,20 @@ def solve(
     See `estimate_solve` for the cost model.
     """
     method = as_name(method, "method", METHODS)
-    g = as_vector(g, "g", matrix.shape[0], matrix.dtype)
+    g = _as_right_hand_side(matrix, g)
+    if y is not None:
+        matrix.loss.targets(y, matrix.num_cases, matrix.sizes[-1], matrix.dtype)
     damping = as_number(damping, "damping", minimum=0.0)
     max_bytes = as_number(max_bytes, "max_bytes", above=0.0)
     estimates = estimate_solve(matrix, g, damping=damping, rtol=rtol, max_iter=max_iter)
     if method == "auto":
         method = "cg"
         if preconditioner is None:
-            fitting = {k: e for k, e in estimates.items() if e.bytes <= max_bytes} or estimates
-            method = min(fitting, key=lambda name: fitting[name].cost)
+            fitting = {k: e for k, e in estimates.items() if e.bytes <= max_bytes}
+            if fitting:
+                method = min(fitting, key=lambda name: fitting[name].cost)
+            else:
+                method = min(estimates, key=lambda name: estimates[name].bytes)
     if method == "cg":
         result = cg(
             matrix,
@@ -147,7 +152,7 @@ def estimate_solve(
                       thread; n^2 numbers three times, and n D; D the sum of the widths
     All of them: two products for the right-hand side and the check.
     """
-    g = as_vector(g, "g", matrix.shape[0], matrix.dtype)
+    g = _as_right_hand_side(matrix, g)
     rtol = as_number(rtol, "rtol", minimum=0.0)
     max_iter = as_count(max_iter, "max_iter", 1)
     shift = matrix.l2 + matrix.damping + as_number(damping, "damping", minimum=0.0)
@@ -175,6 +180,14 @@ def estimate_solve(
         forming + cholesky, held, forming + _CHOLESKY_FLOP * cholesky, 0
     )
     return estimates
+
+
+def _as_right_hand_side(matrix: Any, g: ArrayLike) -> Any:
+    if not isinstance(matrix, CurvatureMatrix):
+        raise TypeError(
+            f"matrix must be a Fisher, GGN, EmpiricalFisher or Hessian, got {matrix!r}: use cg"
+        )
+    return as_vector(g, "g", matrix.shape[0], matrix.dtype)
 
 
 def _cg_iterations(matrix: CurvatureMatrix, g: Any, shift: float, rtol: float, most: float) -> int:
