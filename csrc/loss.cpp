@@ -41,6 +41,15 @@ LaneArray<T, double> softmax_values(const ConstPanelMap<T>& z, const ConstPanelM
   return values;
 }
 
+// p - y; where y is 1, minus the sum of the other p: no cancellation where p is near 1.
+template <class T>
+void subtract_targets(const ConstPanelMap<T>& y, PanelMap<T> p) {
+  LaneArray<T> others = LaneArray<T>::Zero();
+  for (Index c = 0; c < y.rows(); ++c) others += (y.row(c) == T(1)).select(T(0), p.row(c));
+  for (Index c = 0; c < y.rows(); ++c)
+    p.row(c) = (y.row(c) == T(1)).select(-others, p.row(c) - y.row(c));
+}
+
 // Sums over the outputs, in double.
 template <class T>
 void values_of(Loss loss,
@@ -88,10 +97,10 @@ void gradient_of(Loss loss, const ConstPanelMap<T>& z, const ConstPanelMap<T>& y
       break;
     case LossKind::softmax_cross_entropy:  // sum_c y_c = 1
       softmax<T>(z, g);
-      g -= y;
+      subtract_targets<T>(y, g);
       break;
-    case LossKind::bernoulli_cross_entropy:
-      g = z.logistic() - y;
+    case LossKind::bernoulli_cross_entropy:  // 1 - p(z) = p(-z), without cancellation
+      g = (y == T(1)).select(-(-z).logistic(), z.logistic() - y);
       break;
     case LossKind::poisson:
       g = exp_of(z) - y;

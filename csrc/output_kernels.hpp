@@ -19,11 +19,19 @@ auto wide(const ConstPanelMap<T>& a, Index row) {
   return a.row(row).template cast<double>();
 }
 
-// p (r - p'r)
+// p (r - p'r), with r counted from that of the largest p: what is left of a case where p is near 1
+// is then made of the small p, not of rounding.
 template <class T>
 void multiply_softmax(const ConstPanelMap<T>& p, PanelMap<T> r) {
-  LaneArray<T> mean = LaneArray<T>::Zero();
-  for (Index c = 0; c < p.rows(); ++c) mean += p.row(c) * r.row(c);
+  LaneArray<T> top = p.row(0), origin = r.row(0), mean = LaneArray<T>::Zero();
+  for (Index c = 1; c < p.rows(); ++c) {
+    origin = (p.row(c) > top).select(r.row(c), origin);
+    top = top.max(p.row(c));
+  }
+  for (Index c = 0; c < p.rows(); ++c) {
+    r.row(c) -= origin;
+    mean += p.row(c) * r.row(c);
+  }
   for (Index c = 0; c < p.rows(); ++c) r.row(c) = p.row(c) * (r.row(c) - mean);
 }
 

@@ -329,3 +329,23 @@ def test_sums_are_accumulated_in_double():
     x, y = np.ones((300_000, 1), np.float32), np.zeros(300_000, int)
     # what is left is the rounding of one case's log(10) to float32, 6e-8
     assert ng.value(net, SOFTMAX, x, y) == pytest.approx(np.log(10.0), rel=2e-7)
+
+
+@pytest.mark.parametrize("loss", [SOFTMAX, BERNOULLI])
+def test_nothing_cancels_where_all_cases_are_saturated(loss, dtype, tol):
+    """Probabilities within eps of 1 and right: gradient and Fisher are small, not zero."""
+    margin = {"float32": 17.0, "float64": 40.0}[dtype]
+    num_outputs = 3 if loss == SOFTMAX else 1
+    net = ng.MLP([1, num_outputs], dtype=dtype, init="zeros")
+    net.biases[0][...] = [0.0, margin, -1.0] if loss == SOFTMAX else [margin]
+    x, y = np.ones((1, 1)), np.array([1]) if loss == SOFTMAX else np.ones((1, 1))
+    z = net.biases[0].astype(float)
+    p = np.exp(z - margin) / np.exp(z - margin).sum() if loss == SOFTMAX else 1 / (1 + np.exp(-z))
+    slope = np.where(np.arange(3) == 1, -(p[0] + p[2]), p) if loss == SOFTMAX else -np.exp(-z)
+    g = ng.value_and_grad(net, loss, x, y)[1]
+    assert_close(g[num_outputs:], slope, tol.product)
+    fisher = ng.Fisher(net, loss, x)
+    variances = np.where(np.arange(3) == 1, p[0] + p[2], p * (1 - p)) if loss == SOFTMAX else -slope
+    assert_close(np.diag(fisher.to_dense())[num_outputs:], variances, tol.product)
+    # the factor of softmax reflects q = sqrt(p) on output 0 and loses eps / q_0 there
+    assert_close(fisher.diagonal()[num_outputs:], variances, 10 * np.sqrt(tol.eps))

@@ -156,11 +156,12 @@ def as_count(x: Any, name: str, minimum: int) -> int:
     """An integer >= minimum."""
     if isinstance(x, bool | np.bool_) or not isinstance(x, numbers.Integral):
         raise TypeError(f"{name} must be an integer, got {x!r}")
-    if x < minimum:
-        raise ValueError(f"{name} must be >= {minimum}, got {x}")
-    if x >= 2**63:
-        raise ValueError(f"{name} must be < 2**63, got {x}")
-    return int(x)
+    count = int(x)
+    if count < minimum:
+        raise ValueError(f"{name} must be >= {minimum}, got {count}")
+    if count >= 2**63:
+        raise ValueError(f"{name} must be < 2**63, got {count}")
+    return count
 
 
 def as_chunk_size(chunk_size: int | None) -> int:
