@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from ._arrays import as_cases, as_count, as_name, as_number, as_sample_weight, as_vector, core_for
 from .losses import Loss
 from .mlp import MLP
-from .preconditioners import Preconditioner
+from .preconditioners import Preconditioner, refuse_without_batch
 
 __all__ = ["EKFAC", "KFAC", "TEKFAC", "TKFAC"]
 
@@ -45,10 +45,7 @@ class KroneckerPreconditioner(Preconditioner):
             num_threads=self.num_threads,
         )
         if X is None:
-            given = {"y": y, "sample_weight": sample_weight, "damping": damping}
-            for name, value in given.items():
-                if value is not None:
-                    raise ValueError(f"{name} needs X: there is no batch to measure")
+            refuse_without_batch(y=y, sample_weight=sample_weight, damping=damping)
             return
         x = as_cases(X, net.sizes[0], net.dtype)
         if y is not None:

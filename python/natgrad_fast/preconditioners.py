@@ -166,6 +166,13 @@ class Preconditioner(Operator):
         return int(mix.generate_state(1, np.uint64)[0])
 
 
+def refuse_without_batch(**given: Any) -> None:
+    """Raise ValueError if any of the arguments that belong to a first batch is given."""
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(f"{name} needs X: there is no batch to measure")
+
+
 class DiagonalPreconditioner(Preconditioner):
     """Power of a damped diagonal: ``M @ g`` is g / (diag + damping + l2)^exponent.
 
@@ -226,10 +233,7 @@ class DiagonalPreconditioner(Preconditioner):
         self._diagonal = np.zeros(net.num_params)
         self._inverse: Any = None
         if X is None:
-            given = {"y": y, "sample_weight": sample_weight, "damping": damping}
-            for name, value in given.items():
-                if value is not None:
-                    raise ValueError(f"{name} needs X: there is no batch to measure")
+            refuse_without_batch(y=y, sample_weight=sample_weight, damping=damping)
             return
         self.update(X, y, sample_weight=sample_weight)
         if damping is not None:
