@@ -61,15 +61,40 @@ void SampleSpace<T>::write_tile(Index first, PanelView<const T> packed, T* w) co
   unpack_cases<T>(packed, num_cases() - row, w + row * columns());
 }
 
+// Writes the output tiles sqrt(w_i) Q_i w_i, and reads sqrt(w_i) Q_i' r_i from them.
+template <class T>
+OutputPass<T> SampleSpace<T>::seed_pass(const T* w) {
+  return {curvature_->prepare_outputs(), [this, w](Index, Index first, PanelView<T> u) {
+            const PanelView<T> packed = packed_.view().slice(first, u.count);
+            read_tile(w, first, packed);
+            curvature_->output().multiply_factor(first, packed, u);
+            curvature_->weights().apply_root(first, u);
+          }};
+}
+template <class T>
+OutputPass<T> SampleSpace<T>::finish_pass(T* w) {
+  return {curvature_->prepare_outputs(), [this, w](Index, Index first, PanelView<T> r) {
+            const PanelView<T> packed = packed_.view().slice(first, r.count);
+            curvature_->weights().apply_root(first, r);
+            curvature_->output().multiply_factor_transposed(first, r, packed);
+            write_tile(first, packed, w);
+          }};
+}
+
 template <class T>
 void SampleSpace<T>::multiply_factor(const T* w, T* v, bool add) {
-  const TileFunction<T> seed = [&](Index, Index first, PanelView<T> u) {
-    const PanelView<T> packed = packed_.view().slice(first, u.count);
-    read_tile(w, first, packed);
-    curvature_->output().multiply_factor(first, packed, u);
-    curvature_->weights().apply_root(first, u);
-  };
-  lin().pull_back({curvature_->prepare_outputs(), seed}, 1, v, add);
+  lin().pull_back(seed_pass(w), 1, v, add);
+}
+
+template <class T>
+void SampleSpace<T>::multiply_factor_transposed(const T* v, T* w) {
+  lin().push_forward(v, 1, finish_pass(w));
+}
+
+template <class T>
+void SampleSpace<T>::apply(const T* x, T* y) {
+  prepare_products();
+  lin().multiply_kernel(seed_pass(x), grams_, deltas_, finish_pass(y));
 }
 
 template <class T>
@@ -78,36 +103,6 @@ std::array<double, 2> SampleSpace<T>::residual(const T* g, const T* x, double sh
   Vectors<T> vectors(lin().net().num_params, lin().num_threads());
   const auto [square, product] = vectors.subtract_and_dot(g, x, out);
   return {std::sqrt(square), -0.5 * product};
-}
-
-template <class T>
-void SampleSpace<T>::multiply_factor_transposed(const T* v, T* w) {
-  const TileFunction<T> finish = [&](Index, Index first, PanelView<T> r) {
-    const PanelView<T> packed = packed_.view().slice(first, r.count);
-    curvature_->weights().apply_root(first, r);
-    curvature_->output().multiply_factor_transposed(first, r, packed);
-    write_tile(first, packed, w);
-  };
-  lin().push_forward(v, 1, {curvature_->prepare_outputs(), finish});
-}
-
-template <class T>
-void SampleSpace<T>::apply(const T* x, T* y) {
-  prepare_products();
-  const auto prepare = curvature_->prepare_outputs();
-  const TileFunction<T> seed = [&](Index, Index first, PanelView<T> u) {
-    const PanelView<T> packed = packed_.view().slice(first, u.count);
-    read_tile(x, first, packed);
-    curvature_->output().multiply_factor(first, packed, u);
-    curvature_->weights().apply_root(first, u);
-  };
-  const TileFunction<T> finish = [&](Index, Index first, PanelView<T> r) {
-    const PanelView<T> packed = packed_.view().slice(first, r.count);
-    curvature_->weights().apply_root(first, r);
-    curvature_->output().multiply_factor_transposed(first, r, packed);
-    write_tile(first, packed, y);
-  };
-  lin().multiply_kernel({prepare, seed}, grams_, deltas_, {prepare, finish});
 }
 
 template <class T>

@@ -63,6 +63,8 @@ class SampleSpace final : public LinearOperator<T> {
   void gather(std::vector<Panels<T>>& deltas, std::vector<Panels<T>>& inputs);
   Panels<T> layer_gram(std::size_t l, PanelView<const T> inputs) const;
   void add_layer(PanelView<const T> deltas, const Panels<T>& input_gram, bool first, Panels<T>& k);
+  OutputPass<T> seed_pass(const T* w);
+  OutputPass<T> finish_pass(T* w);
   void write_tile(Index first, PanelView<const T> packed, T* w) const;
   void read_tile(const T* w, Index first, PanelView<T> packed) const;
   // Between the order of vectors, i columns + c, and that of kernel_, c N + i.

@@ -21,8 +21,9 @@ __all__ = ["SampleSpace", "sample_space_solve"]
 METHODS = ("auto", "cholesky", "eigh", "cg")
 # Up to this size "auto" forms the kernel; n^3 / 3 flops are then few beside those that form it.
 _LARGEST_DENSE = 4096
-# An eigendecomposition takes about as long as this many Cholesky factorisations.
-_CHOLESKYS_PER_EIGH = 24
+# Cholesky factorisations in the time of an eigendecomposition: 41 at n = 1152, 162 at n = 2700 on
+# two threads, which the latter does not use.
+_CHOLESKYS_PER_EIGH = 100
 _REFINEMENTS = 3
 
 
@@ -68,7 +69,6 @@ class SampleSpace:
         self.dtype = matrix.dtype
         self.num_threads = matrix.num_threads
         self.flops_per_product = kernel_product_flops(matrix.sizes, matrix.num_cases)
-        self._prepared = False
 
     def __reduce__(self) -> Any:
         """Refuse copies and pickles: they would share, or lose, memory of the core."""
@@ -80,7 +80,6 @@ class SampleSpace:
 
     def matvec(self, w: ArrayLike) -> Any:
         """Return K w for w (n,), without a vector of length P."""
-        self.prepare()
         return self.core.apply(as_vector(w, "w", self.shape[0], self.dtype)[None])[0]
 
     def __matmul__(self, w: ArrayLike) -> Any:
@@ -88,10 +87,8 @@ class SampleSpace:
         return self.matvec(w)
 
     def prepare(self) -> None:
-        """Compute the layer Grams that products with K need, if it has not been done."""
-        if not self._prepared:
-            self.core.prepare_products()
-            self._prepared = True
+        """Compute the layer Grams that products with K need; the first product does otherwise."""
+        self.core.prepare_products()
 
     def kernel(self) -> NDArray[np.float64]:
         """K (n, n), rows in the order (case, column)."""
@@ -261,7 +258,6 @@ class _Solve:
     def _prepare(self) -> None:
         core = self.space.core
         if self.method == "cg":
-            self.space.prepare()
             return
         core.form()
         self.flops += kernel_flops(self.matrix.sizes, self.matrix.num_cases, self.space.shape[0])
@@ -430,7 +426,7 @@ def sample_space_solve(
     method : {"auto", "cholesky", "eigh", "cg"}
         "cholesky" and "eigh" form the kernel K (n, n) and are exact; "cg" multiplies with K by
         backward deltas, a forward pass and layer Grams, without a vector of length P. "auto": the
-        exact ones up to n = 4096, with "eigh" from 24 dampings on, where n^3 / 3 flops for each
+        exact ones up to n = 4096, with "eigh" from 100 dampings on, where n^3 / 3 flops for each
         cost more than one eigendecomposition and O(n^2) for each.
     rtol : float
         Of the true residual, relative to |g|. Corrections are added until it is met or no longer
