@@ -328,9 +328,11 @@ double measure_fma_peak(int num_threads, double seconds) {
   using Clock = std::chrono::steady_clock;
   std::vector<double> rates(static_cast<std::size_t>(num_threads), 0.0);
   parallel_for(num_threads, num_threads, [&](Index task, int) {
+    // volatile: a chain whose values the compiler can compute ahead would be counted, not run.
+    const volatile T start_value = 2, decay = T(0.999), rest = T(0.001);
     Vector sum[chains];
-    for (int i = 0; i < chains; ++i) sum[i] = T(i) - Vector{};
-    Vector factor = T(0.999) - Vector{}, term = T(0.001) - Vector{};
+    for (int i = 0; i < chains; ++i) sum[i] = (start_value + T(i)) - Vector{};
+    const Vector factor = decay - Vector{}, term = rest - Vector{};
     double flops = 0, elapsed = 0;
     const auto start = Clock::now();
     while (elapsed < seconds) {

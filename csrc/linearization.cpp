@@ -5,8 +5,14 @@
 namespace natgrad {
 namespace {
 
-// Scratch for blocks of vectors, in bytes.
-constexpr Index block_bytes = Index{64} << 20;
+// Vectors in one pass, out of `num_vectors`, whose deltas take `bytes` each: 64 MiB, and passes of
+// equal length.
+Index choose_pass_size(Index num_vectors, Index bytes) {
+  constexpr Index block_bytes = Index{64} << 20;
+  const Index most = std::clamp<Index>(block_bytes / bytes, 1, num_vectors);
+  const Index passes = (num_vectors + most - 1) / most;
+  return (num_vectors + passes - 1) / passes;
+}
 
 // Row stride of at least `cols` elements, an odd number of cache lines: the rows of a register tile
 // then lie in different cache sets for any width.
@@ -101,7 +107,7 @@ double Linearization<T>::estimate_bytes(const Architecture& net,
   }
   elements += 4.0 * threads * panels(net.max_width, std::min(chunk, max_tile_panels));
   const Index one = delta_bytes(net, chunk);
-  const Index vectors = num_vectors > 0 ? std::clamp<Index>(block_bytes / one, 1, num_vectors) : 0;
+  const Index vectors = num_vectors > 0 ? choose_pass_size(num_vectors, one) : 0;
   return elements * sizeof(T) + static_cast<double>(vectors) * static_cast<double>(one);
 }
 
@@ -186,7 +192,7 @@ Index Linearization<T>::delta_bytes(const Architecture& net, Index panels) {
 
 template <class T>
 Index Linearization<T>::pass_size(Index num_vectors) const {
-  return std::clamp<Index>(block_bytes / delta_bytes(net_, chunk_panels_), 1, num_vectors);
+  return choose_pass_size(num_vectors, delta_bytes(net_, chunk_panels_));
 }
 
 template <class T>

@@ -12,11 +12,8 @@
 #include <memory>
 #include <new>
 
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
-
 #include "check.hpp"
+#include "large_blocks.hpp"
 #include "types.hpp"
 
 namespace natgrad {
@@ -45,20 +42,17 @@ struct Tile {
       256, first_level_bytes / ((rows + width) * static_cast<Index>(sizeof(T))) / 64 * 64);
 };
 
-// Uninitialised memory on a cache-line boundary; large pieces on huge pages where the system has
-// them on request, which takes most page faults and address translations away.
+// Uninitialised memory on a cache-line boundary.
 template <class T>
 class Buffer {
  public:
   Buffer() = default;
   explicit Buffer(Index size) : size_(size) {
     const Index bytes = checked_product(size, sizeof(T), "buffer size");
-    const auto alignment = std::align_val_t(bytes < huge_bytes ? Index{64} : huge_page);
-    void* data = ::operator new(static_cast<std::size_t>(bytes), alignment);
-#ifdef MADV_HUGEPAGE
-    if (bytes >= huge_bytes) ::madvise(data, static_cast<std::size_t>(bytes), MADV_HUGEPAGE);
-#endif
-    data_ = std::unique_ptr<T[], Free>(static_cast<T*>(data), Free{alignment});
+    void* data = bytes < large_block_bytes
+                     ? ::operator new(static_cast<std::size_t>(bytes), cache_line)
+                     : take_large_block(bytes);
+    data_ = std::unique_ptr<T[], Free>(static_cast<T*>(data), Free{bytes});
   }
   T* data() { return data_.get(); }
   const T* data() const { return data_.get(); }
@@ -67,10 +61,15 @@ class Buffer {
   const T& operator[](Index i) const { return data_.get()[i]; }
 
  private:
-  static constexpr Index huge_bytes = Index{4} << 20, huge_page = Index{2} << 20;
+  static constexpr auto cache_line = std::align_val_t{64};
   struct Free {
-    std::align_val_t alignment{64};
-    void operator()(T* p) const { ::operator delete(p, alignment); }
+    Index bytes = 0;
+    void operator()(T* p) const {
+      if (bytes < large_block_bytes)
+        ::operator delete(p, cache_line);
+      else
+        give_large_block(p, bytes);
+    }
   };
   std::unique_ptr<T[], Free> data_;
   Index size_ = 0;

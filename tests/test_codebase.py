@@ -19,7 +19,7 @@ TESTS = sorted(ROOT.glob("tests/*.py"))
 # Includes go strictly down these floors; a header of the same floor is a neighbour, not a base.
 FLOORS = [
     {"types"},
-    {"check", "parallel"},
+    {"check", "parallel", "large_blocks"},
     {"panels", "random"},
     {"dense", "vectors", "panel_arrays"},
     {"activation", "loss", "output_kernels", "recurrence", "nystrom", "factorization"},

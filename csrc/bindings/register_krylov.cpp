@@ -1,5 +1,7 @@
 #include "callables.hpp"
+#include "dense.hpp"
 #include "multishift.hpp"
+#include "parallel.hpp"
 #include "vectors.hpp"
 
 namespace natgrad {
@@ -76,6 +78,25 @@ void register_vectors(py::module_& m) {
       py::kw_only(),
       py::arg("num_threads"),
       "Whether no element is NaN or infinite.");
+  m.def(
+      "transposed",
+      [](const py::array& a, int num_threads) {
+        const T* a_data = in<T>(a, "a", 2);
+        const Index rows = a.shape(0), cols = a.shape(1);
+        auto result = out<T>({cols, rows});
+        T* result_data = result.mutable_data();
+        py::gil_scoped_release release;
+        constexpr Index strip = 2048;
+        parallel_for((rows + strip - 1) / strip, check_threads(num_threads), [&](Index i, int) {
+          const Index first = i * strip, count = std::min(strip, rows - first);
+          transpose(a_data + first * cols, count, cols, cols, result_data + first, rows);
+        });
+        return result;
+      },
+      py::arg("a"),
+      py::kw_only(),
+      py::arg("num_threads"),
+      "A' (cols, rows) of a (rows, cols), a new array.");
 }
 
 template <class T>

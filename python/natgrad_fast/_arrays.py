@@ -19,7 +19,7 @@ from . import _core
 from .config import default_num_threads
 
 MAX_THREADS = 4096
-# Elements from which on several threads look for NaN.
+# Elements from which on several threads read an array.
 _LARGE = 1 << 20
 
 
@@ -38,6 +38,10 @@ def as_float_dtype(dtype: Any) -> np.dtype[Any]:
     if result.newbyteorder("=") not in (np.float32, np.float64):
         raise ValueError(f"dtype must be float32 or float64, got {result}")
     return np.dtype(np.float32) if result.itemsize == 4 else np.dtype(np.float64)
+
+
+def _threads_for(size: int) -> int:
+    return default_num_threads() if size >= _LARGE else 1
 
 
 def as_real(x: ArrayLike, name: str) -> NDArray[Any]:
@@ -67,8 +71,7 @@ def as_floats(x: ArrayLike, name: str, dtype: np.dtype[Any], ndim: int | tuple[i
         with np.errstate(over="ignore"):  # what does not fit is reported below
             a = np.require(a, dtype=dtype, requirements=["C", "A"])
         a = a.view(np.ndarray)
-    threads = default_num_threads() if a.size >= _LARGE else 1
-    if not core_for(dtype).all_finite(a, num_threads=threads):
+    if not core_for(dtype).all_finite(a, num_threads=_threads_for(a.size)):
         place = np.argwhere(~np.isfinite(a))[0]
         if a.ndim == 2:
             where = f"row {place[0]}, column {place[1]}"
@@ -105,7 +108,10 @@ def as_rows(v: ArrayLike, name: str, size: int, dtype: np.dtype[Any]) -> tuple[A
         raise ValueError(f"{name} has no columns, wanted at least one vector")
     if a.ndim == 1:
         return as_floats(a, name, dtype, 1)[None], False
-    return as_floats(a.T, name, dtype, 2), True
+    if a.flags.f_contiguous:
+        return as_floats(a.T, name, dtype, 2), True
+    columns = as_floats(a, name, dtype, 2)
+    return core_for(dtype).transposed(columns, num_threads=_threads_for(a.size)), True
 
 
 def as_sample_weight(sample_weight: ArrayLike | None, num_cases: int) -> NDArray[np.float64] | None:
