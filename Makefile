@@ -4,8 +4,8 @@
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip -qq
-# Instruction set of the wheel of `make wheel`: it leaves this machine, so it must run anywhere.
-ISA    ?= baseline
+# Instruction sets to build, as `NATGRAD_ISA_LEVELS=v3 make test`; empty: all of them.
+export NATGRAD_ISA_LEVELS ?=
 
 SOURCES := $(shell find csrc python -type f -not -name '*.pyc' -not -path '*/.*') \
            CMakeLists.txt pyproject.toml README.md LICENSE THIRD_PARTY.md
@@ -17,7 +17,7 @@ find_python = for p in python3 python3.13 python3.12 python3.11; do \
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test lint format stubs bench wheel hooks clean
+.PHONY: FORCE help demo test lint format stubs bench wheel hooks clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | while IFS=$$(printf '\t') read -r t d; \
@@ -40,21 +40,23 @@ format: $(VENV)/.lint  ## rewrite Python and C++ files in the style of the house
 	$(BIN)/ruff format
 	$(BIN)/clang-format -i $(CXX_FILES)
 
-stubs: $(VENV)/.test  ## regenerate the committed stub of natgrad_fast._core
-	$(BIN)/pybind11-stubgen natgrad_fast._core --output-dir python --exit-code
+stubs: $(VENV)/.test  ## regenerate the committed stubs of natgrad_fast._core and _cpu
+	for m in _core _cpu; do $(BIN)/pybind11-stubgen natgrad_fast.$$m --output-dir python --exit-code || exit 1; done
 
 bench: $(VENV)/.test  ## the benchmarks; options: ARGS=...
 	$(BIN)/python bench/run.py $(ARGS)
 
-wheel: $(VENV)/.release  ## sdist, wheel from the sdist, install it elsewhere, check it; ISA=baseline|x86-64-v3|...
+wheel: $(VENV)/.release  ## sdist, wheel from the sdist with every instruction set, install it elsewhere, check it
 	rm -rf dist build/check
-	$(BIN)/python -m build --config-setting=cmake.define.NATGRAD_ISA=$(ISA)
+	NATGRAD_ISA_LEVELS= $(BIN)/python -m build
 	$(BIN)/twine check --strict dist/*
 	if [ "$$(uname)" = Linux ]; then $(BIN)/auditwheel show dist/*.whl; fi
 	$(BIN)/python -c "$$CHECK_CONTENT" dist/*.whl
 	$(BIN)/python -m venv build/check
 	build/check/bin/python -m pip -qq --disable-pip-version-check install dist/*.whl
-	cd build/check && bin/python -I -c "$$SMOKE" && bin/natgrad-fast --version && bin/natgrad-fast info
+	cd build/check && for isa in $$(bin/python -I -c "$$RUNNABLE"); do \
+	  NATGRAD_FAST_ISA=$$isa bin/python -I -c "$$SMOKE" || exit 1; done
+	cd build/check && bin/natgrad-fast --version && bin/natgrad-fast info
 
 hooks: $(VENV)/.dev  ## install the pre-commit hook
 	$(BIN)/pre-commit install
@@ -85,7 +87,13 @@ $(VENV)/.build: $(VENV)/.created pyproject.toml
 	@$(PIP) install -r $(VENV)/backend-requires.txt
 	@touch $@
 
-$(VENV)/.demo $(VENV)/.test: $(VENV)/.%: $(VENV)/.build $(SOURCES)
+# Changes when NATGRAD_ISA_LEVELS does, so that the modules it names are installed, and no others.
+$(VENV)/.levels: $(VENV)/.created FORCE
+	@echo '$(NATGRAD_ISA_LEVELS)' | cmp -s - $@ || echo '$(NATGRAD_ISA_LEVELS)' > $@
+
+FORCE:
+
+$(VENV)/.demo $(VENV)/.test: $(VENV)/.%: $(VENV)/.build $(VENV)/.levels $(SOURCES)
 	@echo "building and installing natgrad_fast[$*] into $(VENV) (the first time takes a few minutes)"
 	@$(PIP) install --no-build-isolation '.[$*]'
 	@$(BIN)/python -c 'import natgrad_fast as ng; ng.show_config()["openmp"] or print("note: built without OpenMP, one thread only")'
@@ -112,10 +120,13 @@ names = zipfile.ZipFile(sys.argv[1]).namelist()
 print(*names, sep="\n")
 def count(text, end=""):
     return sum(text in n and n.endswith(end) for n in names)
+levels = {n.split("/_core_")[1].split(".")[0] for n in names if n.startswith("natgrad_fast/_core_")}
 wanted = {
-    "one extension module": count("natgrad_fast/_core.", ".so") == 1,
+    "the module that knows the processor": count("natgrad_fast/_cpu.", ".so") == 1,
+    "the modules of this platform": levels >= {"v2", "v3"} if "linux_x86_64" in sys.argv[1]
+        else len(levels) == 1,
     "py.typed": count("natgrad_fast/py.typed") == 1,
-    "the stub": count("natgrad_fast/_core", ".pyi") >= 1,
+    "the stubs": count("natgrad_fast/_core", ".pyi") >= 1 and count("natgrad_fast/_cpu.pyi") == 1,
     "LICENSE": count(".dist-info/licenses/LICENSE") == 1,
     "THIRD_PARTY.md": count(".dist-info/licenses/THIRD_PARTY.md") == 1,
     "nothing but the package and its metadata": all(
@@ -136,7 +147,14 @@ net = ng.MLP([3, 16, 1], seed=0)
 history = ng.NaturalGradient(net, "squared_error").fit(X, y, epochs=5)
 first, last = history.epochs[0].loss, history.epochs[-1].loss
 assert last < first, (first, last)
-print(f"{ng.__file__}: loss {first:.4f} -> {last:.4f}")
+print(f"{ng.__file__}, {ng.show_config()['isa']}: loss {first:.4f} -> {last:.4f}")
 endef
 
-export BUILD_REQUIRES BACKEND_REQUIRES CHECK_CONTENT SMOKE
+define RUNNABLE
+import natgrad_fast as ng
+config = ng.show_config()
+known = config["isa_supported"] + ("native", "baseline")
+print(*(isa for isa in config["isa_built"] if isa in known))
+endef
+
+export BUILD_REQUIRES BACKEND_REQUIRES CHECK_CONTENT SMOKE RUNNABLE

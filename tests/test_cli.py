@@ -31,7 +31,8 @@ def test_info_shows_the_configuration():
     done = run("info")
     assert done.returncode == 0, done.stderr
     for key, value in ng.show_config().items():
-        assert str(value) in done.stdout, key
+        text = ", ".join(value) if isinstance(value, tuple) else str(value)
+        assert re.search(rf"^{key} .*{re.escape(text)}$", done.stdout, re.M), key
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ def test_public_names_are_complete():
 def test_config_tells_the_build():
     config = ng.show_config()
     assert config.keys() >= set(
-        "version numpy python compiler cxx_flags isa eigen_version openmp "
+        "version numpy python compiler cxx_flags isa isa_built isa_supported eigen_version openmp "
         "default_num_threads build_type".split()
     )
     assert config["openmp"] in (True, False)
@@ -151,12 +151,13 @@ def test_stub_is_up_to_date(tmp_path):
     if ng.show_config()["pybind11_version"] != "3.1":  # signatures are spelt by pybind11
         pytest.skip("the committed stub is that of pybind11 3.1")
     tool = Path(sys.executable).parent / "pybind11-stubgen"
-    command = [tool, "natgrad_fast._core", "--output-dir", tmp_path, "--exit-code"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    for module in ("natgrad_fast._core", "natgrad_fast._cpu"):
+        command = [tool, module, "--output-dir", tmp_path, "--exit-code"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
     made = {p.relative_to(tmp_path): p.read_text() for p in tmp_path.rglob("*.pyi")}
     base = ROOT / "python"
     committed = {p.relative_to(base): p.read_text() for p in base.rglob("_core*/**/*.pyi")}
-    committed |= {p.relative_to(base): p.read_text() for p in base.rglob("_core.pyi")}
+    committed |= {p.relative_to(base): p.read_text() for p in base.rglob("_cpu.pyi")}
     assert made == committed, "run `make stubs`"
     assert (ROOT / "python" / "natgrad_fast" / "py.typed").is_file()

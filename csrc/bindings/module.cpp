@@ -64,7 +64,8 @@ void register_all(py::module_ m) {
 }  // namespace
 }  // namespace natgrad
 
-PYBIND11_MODULE(NATGRAD_MODULE, m) {
+// One name for every instruction set: the loader (_isa.py) gives the file, Python the name.
+PYBIND11_MODULE(_core, m) {
   namespace py = pybind11;
   m.doc() =
       "Private core of natgrad_fast; f32 and f64 hold the same functions for both float types.";

@@ -81,7 +81,8 @@ def run_info(args: argparse.Namespace) -> int:
     }
     width = max(map(len, facts))
     for name, fact in facts.items():
-        print(f"{name:{width}s}  {fact}")
+        text = ", ".join(fact) if isinstance(fact, tuple) else fact
+        print(f"{name:{width}s}  {text}")
     return 0
 
 

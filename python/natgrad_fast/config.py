@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _core
+from . import _core, _isa
 
 __all__ = ["default_num_threads", "show_config"]
 
@@ -37,11 +37,15 @@ def show_config() -> dict[str, Any]:
     -------
     dict
         ``version``, ``compiler``, ``cxx_flags``, ``build_type``, ``isa``, ``eigen_version``,
-        ``eigen_origin``, ``pybind11_version``, ``openmp`` of the build; ``python``, ``numpy``,
-        ``platform``, ``default_num_threads`` of the process.
+        ``eigen_origin``, ``pybind11_version``, ``openmp`` of the loaded core; ``isa_built`` and
+        ``isa_supported``, tuples of the instruction sets that this installation holds and of the
+        x86-64 levels that this processor has, best first; ``python``, ``numpy``, ``platform``,
+        ``default_num_threads`` of the process.
     """
     return {
         **_core.build_info(),
+        "isa_built": tuple(_isa.built()),
+        "isa_supported": _isa.supported(),
         "python": platform.python_version(),
         "numpy": np.__version__,
         "platform": platform.platform(),
