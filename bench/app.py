@@ -19,7 +19,7 @@ from .timing import QUICK, Plan
 
 INTERRUPTED = 130
 # Peak memory is asked of these; a process for each row
-WITH_MEMORY = ("gradient", "jvp", "vjp", "ggn", "empirical_fisher", "hessian")
+WITH_MEMORY = suites.PRODUCTS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,13 +40,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{len(run.results)} rows in {time.monotonic() - started:.0f} s")
     if run.interrupted:
         return INTERRUPTED
+    for failure in run.failures:
+        print(f"error: {failure}", file=sys.stderr)
     wrong = [result for result in run.results if not result.is_right]
     for result in wrong:
         print(f"WRONG: {result.row}: {result.record['errors']}", file=sys.stderr)
     worse = comparison.regressions(changes or [])
     for change in worse:
         print(f"regression: {change.row}: speed {change.quotient}", file=sys.stderr)
-    return int(bool(wrong or worse))
+    return int(bool(wrong or worse or run.failures))
 
 
 def measured(args: argparse.Namespace) -> Run:
@@ -95,8 +97,7 @@ def run_job(
             else:
                 facts |= message
     except WorkerError as error:
-        progress("")
-        print(f"error: {error}; the other rows go on", file=sys.stderr)
+        run.failures.append(str(error))
 
 
 def measure_memory(run: Run, quick: bool) -> None:

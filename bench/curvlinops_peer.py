@@ -54,10 +54,10 @@ class Curvlinops:
         if case.loss not in ("squared_error", "softmax_cross_entropy"):
             raise ValueError(f"no {case.loss} here")
 
-    def loss(self, scale: float) -> torch.nn.Module:
+    def loss(self) -> torch.nn.Module:
         if self.case.loss == "softmax_cross_entropy":
             return torch.nn.CrossEntropyLoss()
-        return HalfSquaredError(scale)
+        return HalfSquaredError(1 / self.case.batch)
 
     def product(self, kind: Any, v: Any, *loss: Any) -> Entry:
         args = (self.model, *loss, self.params, self.batches)
@@ -72,13 +72,14 @@ class Curvlinops:
         return self.product(TransposedJacobianLinearOperator, task.u)
 
     def ggn(self, task: Task) -> Entry:
-        return self.product(GGNLinearOperator, task.v, self.loss(1 / self.case.batch))
+        return self.product(GGNLinearOperator, task.v, self.loss())
 
     def hessian(self, task: Task) -> Entry:
-        return self.product(HessianLinearOperator, task.v, self.loss(1 / self.case.batch))
+        return self.product(HessianLinearOperator, task.v, self.loss())
 
     def empirical_fisher(self, task: Task) -> Entry:
         if self.case.loss == "softmax_cross_entropy":
-            return self.product(EFLinearOperator, task.v, self.loss(1))
-        summed = self.product(EFLinearOperator, task.v, self.loss(1))  # over cases, not the mean
-        return Entry(lambda: summed.run() / self.case.batch)
+            return self.product(EFLinearOperator, task.v, self.loss())
+        # it takes torch's own loss only: |z - y|^2, summed over cases; so 4 N times the matrix
+        summed = self.product(EFLinearOperator, task.v, torch.nn.MSELoss(reduction="sum"))
+        return Entry(lambda: summed.run() / (4 * self.case.batch))

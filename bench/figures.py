@@ -219,9 +219,9 @@ def roofline(run: Run) -> Drawing | None:
     axis.grid(color=INK, alpha=0.12, linewidth=0.6)
     legend(figure, run, names, lines=True)
     caption = (
-        f"Every product of the nets ({setting(results)}) under the measured roofs: the multiply-add "
-        "peak, and the copy bandwidth of memory. Both counts are those of the minimum that keeps the "
-        "forward pass, so that whoever computes more stands lower. What fits the caches may stand "
+        f"Every product of the nets ({setting(results)}) under the measured roofs: the "
+        "multiply-add peak, and the copy bandwidth of memory. Both counts are those of the minimum "
+        "that keeps the forward pass, so that whoever computes more stands lower. What fits the caches may stand "
         "above the slope."
     )
     return Drawing("Roofline", caption, figure)
@@ -283,8 +283,8 @@ def solves(run: Run) -> Drawing | None:
     for axis in axes.flat[len(results) :]:
         axis.set_visible(False)
     caption = (
-        f"Solves of (F + 0.01 I) x = g, all set-up counted ({setting(results)}); every residual was "
-        "checked in float64. Methods that did not reach it are left out."
+        f"Solves of (F + 0.01 I) x = g, all set-up counted ({setting(results)}); every residual "
+        "was checked in float64. Methods that did not reach it are left out."
     )
     return Drawing("Solves", caption, figure)
 

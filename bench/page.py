@@ -49,13 +49,13 @@ details pre { font-size: .78rem; overflow-x: auto; background: var(--band); padd
 .card span { font-size: .85rem; color: var(--faint); }
 """.replace("TEXT", str(TEXT_COLUMNS))
 
-BAD = ("wrong", "WRONG", "regression", "not solved")
+BAD = ("wrong", "failed", "WRONG", "regression", "not solved")
 READING = (
     "Every contestant's answer was compared with numpy in float64 before it was timed. A round "
-    "times each of them once, in random order; ratios are medians of the ratios within rounds, with "
-    "95 % bootstrap intervals. 1.5 says that the peer takes 1.5 times as long. ms are medians per "
-    "call; GF/s count the flops of the minimum; bytes are by formula; memory is this library's peak "
-    "above data and net; first ms has compilation and first touch inside."
+    "times each of them once, in random order; ratios are medians of the ratios within rounds, "
+    "with 95 % bootstrap intervals. 1.5 says that the peer takes 1.5 times as long. ms are medians per "
+    "call; GF/s count the flops of the minimum; bytes are by formula; memory is this library's "
+    "peak above data and net; first ms has compilation and first touch inside."
 )
 
 
@@ -107,10 +107,11 @@ def cards(found: list[Table]) -> str:
     for name, cell in zip(summary.header[2:], row[2:], strict=True):
         if cell != "-":
             mean, _, nets = cell.partition(" ")
+            of = f"{escape(row[0])}<br>over {nets.strip('()')} nets"
             peer = name.partition(":")[0]
             made.append(
                 f'<div class="card"><b style="color:{COLOURS.get(peer, "inherit")}">{mean}x</b>'
-                f"<span>{escape(peer)}, {escape(row[0])}<br>over {nets.strip('()')} nets</span></div>"
+                f"<span>{escape(peer)}, {of}</span></div>"
             )
     note = '<p class="note">GGN product: how many times as long a peer takes, geometric mean</p>'
     return f'<div class="cards">{"".join(made)}</div>{note}'

@@ -48,7 +48,10 @@ def messages(rows: Sequence[Row], plan: Plan, peers: Sequence[str]) -> Iterator[
             finally:
                 code = stop(worker)
     if code != 0:
-        raise WorkerError(f"the worker of {rows[0].threads} threads ended with exit code {code}")
+        what = f"{rows[0].threads} threads, {rows[0].dtype}"
+        raise WorkerError(
+            f"the worker of {what} ended with exit code {code}; its last rows are lost"
+        )
 
 
 def peak_bytes(row: Row) -> int | None:

@@ -83,6 +83,7 @@ class Run:
         self.machine = machine
         self.results = [Result(record) for record in records]
         self.interrupted = False
+        self.failures: list[str] = []  # workers that ended early, with what is lost
 
     def add(self, record: dict[str, Any]) -> None:
         self.results.append(Result(record))
@@ -108,6 +109,7 @@ class Run:
         content = {
             "format": FORMAT,
             "interrupted": self.interrupted,
+            "failures": self.failures,
             "machine": self.machine,
             "results": [result.record for result in self.results],
         }
@@ -123,5 +125,5 @@ def read_run(path: Path) -> Run:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path} is no result of this harness (format {FORMAT})")
     run = Run(content["machine"], content["results"])
-    run.interrupted = content["interrupted"]
+    run.interrupted, run.failures = content["interrupted"], content["failures"]
     return run

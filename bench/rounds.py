@@ -70,7 +70,11 @@ class Rounds:
             v = at.mean(at.pull(at.residual())).astype(row.dtype)
         else:
             v = data.vectors(case.num_params, k)
-        u = data.vectors(outputs, k) if row.quantity == "vjp" else np.zeros(1, v.dtype)
+        u = (
+            data.vectors(outputs, k)
+            if row.quantity == "vjp"
+            else np.zeros((1, *v.shape[1:]), v.dtype)
+        )
         draws = own.draws() if row.quantity in NEEDS_DRAWS else None
         return Task(case, data, row.quantity, k, v, u, draws, row.rtol)
 

@@ -112,7 +112,9 @@ def peer_cell(result: Result, name: str) -> str:
     if name not in result.record["errors"]:
         return "-"
     slowness = result.slowness(name)
-    return "wrong" if slowness is None else str(slowness)
+    if slowness is not None:
+        return str(slowness)
+    return "failed" if name in result.record["notes"] else "wrong"
 
 
 def solver_table(run: Run) -> Table | None:
@@ -210,7 +212,7 @@ def title_lines(run: Run) -> list[str]:
         lines.append(f"FMA peak, float32: up to {best:.0f} GF/s")
     if run.interrupted:
         lines.append("INTERRUPTED: not all rows were measured.")
-    return lines
+    return [*lines, *(f"FAILED: {failure}" for failure in run.failures)]
 
 
 def markdown(run: Run, changes: list[Change] | None = None) -> str:
