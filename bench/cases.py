@@ -46,7 +46,7 @@ class Case:
 
     def record(self) -> dict[str, Any]:
         """As it stands in the JSON file."""
-        return {**asdict(self), "num_params": self.num_params}
+        return {**asdict(self), "sizes": list(self.sizes), "num_params": self.num_params}
 
 
 @dataclass(frozen=True)

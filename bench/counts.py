@@ -8,7 +8,9 @@ where the quantity is a product with a vector. Two kinds of them, for d_in input
 
 Both have 2 K N d_in d flops. Bytes: every factor and every result moves once,
 
-    shared   K N (d_in + d) + d_in d         own   N d_in + K N d + K d_in d        numbers.
+    shared   K N (d_in + d) + d_in d         own   N d_in + K N d + K d_in d        numbers,
+
+and of the Hessian's delta'Ra, V'delta, where the deltas are shared, N d + K N d_in + K d_in d.
 """
 
 from __future__ import annotations
@@ -86,8 +88,9 @@ def bytes_moved(
         if quantity in PRODUCTS:
             p = PRODUCTS[quantity]
             shared = p.shared + (0 if first else p.inner_shared)
-            own = p.own + (0 if first else p.inner_own)
-            numbers += shared * (k * n * (i + o) + i * o) + own * (n * i + k * n * o + k * i * o)
+            numbers += shared * (k * n * (i + o) + i * o)
+            numbers += p.own * (n * i + k * n * o + k * i * o)
+            numbers += 0 if first else p.inner_own * (n * o + k * n * i + k * i * o)
         elif quantity == "kfac_update":
             numbers += (1 if first else 2) * (n * (i + o) + i * o) + n * (a + d) + a * a + d * d
         elif quantity == "kfac_refresh":

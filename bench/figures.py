@@ -130,6 +130,8 @@ def ratios(run: Run) -> Drawing | None:
         axis.set_title(panel)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
+    medians = [s.median for r in results for n in names if (s := r.slowness(n)) is not None]
+    log_ticks(axes[0, 0].xaxis, min(0.8, *medians) / 1.25, max(2.0, *medians) * 1.25)
     for column in range(columns):
         lowest = axes[(len(panels) - 1 - column) // columns, column]
         lowest.set_xlabel("times as long")
@@ -145,7 +147,7 @@ def ratios(run: Run) -> Drawing | None:
 
 def ratio_panel(run: Run, axis: Any, results: Sequence[Result], names: Sequence[str]) -> None:
     present = [n for n in names if any(n in r.seconds for r in results)]
-    height = 0.8 / max(1, len(present))
+    height = min(0.8 / max(1, len(present)), 0.27)
     for place, result in enumerate(results):
         for index, name in enumerate(present):
             slowness = result.slowness(name)
@@ -162,9 +164,15 @@ def ratio_panel(run: Run, axis: Any, results: Sequence[Result], names: Sequence[
     axis.invert_yaxis()
     axis.grid(axis="x", color=INK, alpha=0.12, linewidth=0.6)
     axis.set_axisbelow(True)
-    axis.xaxis.set_major_locator(mpl.ticker.LogLocator(10, (1, 2, 5), numticks=12))
-    axis.xaxis.set_minor_locator(mpl.ticker.NullLocator())
-    axis.xaxis.set_major_formatter(plain)
+
+
+def log_ticks(axis: Any, low: float, high: float) -> None:
+    """Limits, and as many labels as there is room for."""
+    steps = (1, 2, 5) if high / low < 30 else (1,)
+    axis.axes.set_xlim(low, high)
+    axis.set_major_locator(mpl.ticker.LogLocator(10, steps, numticks=12))
+    axis.set_minor_locator(mpl.ticker.NullLocator())
+    axis.set_major_formatter(plain)
 
 
 def plain(value: float, _: int = 0) -> str:
@@ -214,15 +222,15 @@ def roofline(run: Run) -> Drawing | None:
     axis.set_xlim(low, high)
     axis.set_xlabel("flops per byte (formula)")
     axis.set_ylabel("GF/s")
-    for one in (axis.xaxis, axis.yaxis):
-        one.set_major_formatter(plain)
+    axis.yaxis.set_major_formatter(plain)
+    log_ticks(axis.xaxis, low, high)
     axis.grid(color=INK, alpha=0.12, linewidth=0.6)
     legend(figure, run, names, lines=True)
     caption = (
         f"Every product of the nets ({setting(results)}) under the measured roofs: the "
         "multiply-add peak, and the copy bandwidth of memory. Both counts are those of the minimum "
-        "that keeps the forward pass, so that whoever computes more stands lower. What fits the caches may stand "
-        "above the slope."
+        "that keeps the forward pass, so that whoever computes more stands lower. What fits the "
+        "caches may stand above the slope."
     )
     return Drawing("Roofline", caption, figure)
 

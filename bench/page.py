@@ -53,8 +53,8 @@ BAD = ("wrong", "failed", "WRONG", "regression", "not solved")
 READING = (
     "Every contestant's answer was compared with numpy in float64 before it was timed. A round "
     "times each of them once, in random order; ratios are medians of the ratios within rounds, "
-    "with 95 % bootstrap intervals. 1.5 says that the peer takes 1.5 times as long. ms are medians per "
-    "call; GF/s count the flops of the minimum; bytes are by formula; memory is this library's "
+    "with 95 % bootstrap intervals. 1.5 says that the peer takes 1.5 times as long. ms are medians "
+    "per call; GF/s count the flops of the minimum; bytes are by formula; memory is this library's "
     "peak above data and net; first ms has compilation and first touch inside."
 )
 
