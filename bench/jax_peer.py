@@ -26,15 +26,15 @@ class Jax:
         if data.params.dtype == np.float64:
             jax.config.update("jax_enable_x64", True)
         self.case = case
-        phi = {"tanh": jnp.tanh, "relu": jax.nn.relu}[case.activation]
-        x, self.y = jnp.asarray(data.x), jnp.asarray(data.y)
+        self.phi = {"tanh": jnp.tanh, "relu": jax.nn.relu}[case.activation]
+        self.x, self.y = jnp.asarray(data.x), jnp.asarray(data.y)
         self.params = jnp.asarray(data.params)
 
         def net(params: Any) -> Any:
-            a = x
+            a = self.x
             layers = split(case.sizes, params)
             for w, b in layers[:-1]:
-                a = phi(a @ w.T + b)
+                a = self.phi(a @ w.T + b)
             w, b = layers[-1]
             return a @ w.T + b
 
@@ -104,6 +104,46 @@ class Jax:
             lambda params, v: jax.jvp(gradient, (params,), (v,))[1], task.v, self.params
         )
 
+    def factors(self, params: Any, x: Any, draws: Any) -> list[tuple[Any, Any]]:
+        """Second moments G of the deltas and A of the inputs with a 1, per layer.
+
+        x is an argument, lest the compiler computes its moments once for all.
+        """
+        layers, inputs = split(self.case.sizes, params), [x]
+        for w, b in layers[:-1]:
+            inputs.append(self.phi(inputs[-1] @ w.T + b))
+        deltas = [draws]
+        for (w, _), a in zip(reversed(layers[1:]), reversed(inputs[1:]), strict=True):
+            slope = 1 - a**2 if self.case.activation == "tanh" else (a > 0).astype(a.dtype)
+            deltas.append((deltas[-1] @ w) * slope)
+        ones = jnp.ones((self.case.batch, 1), draws.dtype)
+        made = []
+        for a, delta in zip(inputs, reversed(deltas), strict=True):
+            with_one = jnp.hstack([a, ones])
+            made.append((delta.T @ delta / len(a), with_one.T @ with_one / len(a)))
+        return made
+
+    def kfac_update(self, task: Task) -> Entry:
+        compiled, draws = jax.jit(self.factors), jnp.asarray(task.draws)
+        run = lambda: jax.block_until_ready(compiled(self.params, self.x, draws))  # noqa: E731
+        return Entry(run, lambda: apply_inverses(self.case, inverses(run()), self.on_device(task)))
+
+    def kfac_refresh(self, task: Task) -> Entry:
+        made = self.factors(self.params, self.x, jnp.asarray(task.draws))
+        compiled = jax.jit(inverses)
+        run = lambda: jax.block_until_ready(compiled(made))  # noqa: E731
+        return Entry(run, lambda: apply_inverses(self.case, run(), self.on_device(task)))
+
+    def kfac_apply(self, task: Task) -> Entry:
+        made = inverses(self.factors(self.params, self.x, jnp.asarray(task.draws)))
+        compiled = jax.jit(lambda made, v: apply_inverses(self.case, made, v))
+        v = self.on_device(task)
+        return Entry(lambda: compiled(made, v).block_until_ready())
+
+    @staticmethod
+    def on_device(task: Task) -> Any:
+        return jnp.asarray(task.v)
+
     def solve(self, task: Task) -> Entry:
         def run(params: Any, b: Any) -> Any:
             z, push = jax.linearize(self.net, params)
@@ -119,9 +159,30 @@ class Jax:
         return Entry(lambda: compiled(self.params, b).block_until_ready())
 
 
+def inverses(made: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+    """(G + gamma / pi I)^-1 and (A + pi gamma I)^-1, gamma^2 = damping, pi^2 = mean eigenvalues."""
+    found = []
+    for g, a in made:
+        pi = jnp.sqrt((jnp.trace(a) / len(a)) / (jnp.trace(g) / len(g)))
+        left = jnp.linalg.inv(g + DAMPING**0.5 / pi * jnp.eye(len(g), dtype=g.dtype))
+        right = jnp.linalg.inv(a + DAMPING**0.5 * pi * jnp.eye(len(a), dtype=a.dtype))
+        found.append((left, right))
+    return found
+
+
+def apply_inverses(case: Case, made: list[tuple[Any, Any]], v: Any) -> Any:
+    """G^-1 [W b] A^-1 of every layer, for v (P,)."""
+    parts = []
+    for (w, b), (left, right) in zip(split(case.sizes, v), made, strict=True):
+        both = left @ jnp.concatenate([w, b[:, None]], axis=1) @ right
+        parts += [both[:, :-1].ravel(), both[:, -1]]
+    return jnp.concatenate(parts)
+
+
 class KeptJax(Jax):
     name = "jax, kept"
-    gradient = solve = None  # nothing to keep between calls
+    # nothing to keep between calls
+    gradient = solve = kfac_update = kfac_refresh = kfac_apply = None
 
     def linearize(self) -> tuple[Any, Callable[..., Any], list[Any]]:
         """z, push(v, *kept) and what it keeps."""
