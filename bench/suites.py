@@ -159,7 +159,7 @@ def quick_steps() -> Iterator[Row]:
 
 
 def quick_sweeps() -> Iterator[Row]:
-    for name in ("width-16", "width-128", "width-1024", "batch-32", "batch-256", "batch-2048"):
+    for name in ("width-16", "width-128", "width-512", "batch-32", "batch-256", "batch-1024"):
         yield Row("sweeps", name, "ggn")
 
 

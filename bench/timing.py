@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-LONG_SECONDS = 0.1  # calls longer than this are not repeated within a sample, nor warmed up for it
 FEWEST_ROUNDS = 5  # however long they take
 PATIENCE = 4  # budgets, after which no more than the fewest rounds are waited for
 
@@ -26,9 +25,9 @@ class Plan:
     max_rounds: int = 41
     budget: float = 10.0
     sample_seconds: float = 0.005
-    # Worker threads of OpenBLAS spin for tens of milliseconds after a product; the next contestant
-    # must not share the cores with them.
-    settle_seconds: float = 0.05
+    # Threads spin for a while after a call; the next contestant must not share the cores with them.
+    settle_seconds: float = 0.03
+    long_seconds: float = 0.1  # of calls that need no untimed one before them
 
     def is_over(self, rounds: int, seconds: float) -> bool:
         if rounds >= self.max_rounds:
@@ -38,7 +37,14 @@ class Plan:
         return rounds >= self.min_rounds and seconds > self.budget
 
 
-QUICK = Plan(min_rounds=7, max_rounds=15, budget=0.9, sample_seconds=0.002, settle_seconds=0.02)
+QUICK = Plan(
+    min_rounds=7,
+    max_rounds=11,
+    budget=0.6,
+    sample_seconds=0.002,
+    settle_seconds=0.01,
+    long_seconds=0.02,
+)
 
 
 def timed(run: Callable[[], Any], repeats: int) -> float:
@@ -77,7 +83,7 @@ def measure(
             shuffle(order)
             for name in order:
                 time.sleep(plan.settle_seconds)
-                if not samples[name] or samples[name][-1] < LONG_SECONDS:
+                if not samples[name] or samples[name][-1] < plan.long_seconds:
                     runs[name]()  # threads awake, caches warm
                 samples[name].append(timed(runs[name], repeats[name]))
             if peak is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ def main(argv: list[str]) -> int:
         rounds = Rounds(Plan(**job["plan"]), job["peers"])
         for row in rows:
             say(begins=str(row))
-            say(result=rounds.run(row))
+            start = time.perf_counter()
+            say(result={**rounds.run(row), "row_seconds": time.perf_counter() - start})
         say(thread_pools=thread_pools())
     except KeyboardInterrupt:
         return 130
