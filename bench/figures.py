@@ -28,7 +28,7 @@ COLOURS = {
 OWN_WAYS = ("#f2a07b", "#c23b22", "#f07c4a", "#a8553a", "#f7b538")  # other ways of ours, warm too
 MARKERS = {NAME: "o", "numpy": "s", "jax": "^", "jax, kept": "D", "torch.func": "v"}
 INK = "#010203"  # stands for the text colour of the page
-FAINT = 0.25
+PIXELS_PER_INCH = 105
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "natgrad_fast",
@@ -65,14 +65,12 @@ class Drawing:
             self.figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
         text = buffer.getvalue()
         text = text[text.index("<svg") :]
-        text = re.sub(
-            r'(<svg[^>]*?) width="[\d.]+pt" height="[\d.]+pt"', self._sized, text, count=1
-        )
+        text = re.sub(r'width="([\d.]+)pt" height="[\d.]+pt"', self._sized, text, count=1)
         return text.replace(INK, "currentColor")
 
     @staticmethod
     def _sized(match: re.Match[str]) -> str:
-        return f'{match[1]} role="img"'
+        return f'role="img" style="max-width: {float(match[1]) / 72 * PIXELS_PER_INCH:.0f}px"'
 
 
 def colour(run: Run, name: str) -> str:
@@ -115,18 +113,21 @@ def ratios(run: Run) -> Drawing | None:
     results = [r for r in main_results(run, ["products", "kfac"]) if len(r.seconds) > 1]
     if not results:
         return None
-    panels = list(dict.fromkeys(map(quantity, results)))
+    of: dict[str, list[Result]] = {}
+    for result in results:
+        of.setdefault(quantity(result), []).append(result)
+    panels = sorted(of, key=lambda panel: -len(of[panel]))
     columns = min(4, len(panels))
-    lines = -(-len(panels) // columns)
-    of = {p: [r for r in results if quantity(r) == p] for p in panels}
-    most = max(len(group) for group in of.values())
+    most = [len(of[panels[first]]) for first in range(0, len(panels), columns)]
     figure = Figure(
-        figsize=(2.9 * columns + 0.6, lines * (0.42 * most + 1.25)), layout="constrained"
+        figsize=(2.9 * columns + 0.6, sum(0.5 * n + 0.75 for n in most) + 0.5), layout="constrained"
     )
-    axes = figure.subplots(lines, columns, squeeze=False, sharex=True)
+    heights = [0.5 * n + 0.4 for n in most]
+    axes = figure.subplots(len(most), columns, squeeze=False, sharex=True, height_ratios=heights)
     names = [n for n in run.contestants if n != NAME and any(n in r.seconds for r in results)]
     for axis, panel in zip(axes.flat, panels, strict=False):
         ratio_panel(run, axis, of[panel], names)
+        axis.set_ylim(most[panels.index(panel) // columns] - 0.5, -0.5)
         axis.set_title(panel)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
@@ -161,7 +162,6 @@ def ratio_panel(run: Run, axis: Any, results: Sequence[Result], names: Sequence[
     axis.axvline(1, color=COLOURS[NAME], linewidth=1.6)
     axis.set_yticks(range(len(results)), [r.row.case for r in results])
     axis.tick_params(axis="y", length=0)
-    axis.invert_yaxis()
     axis.grid(axis="x", color=INK, alpha=0.12, linewidth=0.6)
     axis.set_axisbelow(True)
 
@@ -216,12 +216,13 @@ def roofline(run: Run) -> Drawing | None:
     low = min(r.flops / r.record["bytes"] for r in results if r.flops) / 1.6
     high = max(r.flops / r.record["bytes"] for r in results if r.flops) * 1.6
     draw_roofs(axis, low, high, peak, bandwidth)
-    label_points(axis, results, peak)
+    label_points(axis, results, (low * high) ** 0.5)
     axis.set_xscale("log")
     axis.set_yscale("log")
     axis.set_xlim(low, high)
     axis.set_xlabel("flops per byte (formula)")
     axis.set_ylabel("GF/s")
+    axis.set_ylim(top=2 * peak)
     axis.yaxis.set_major_formatter(plain)
     log_ticks(axis.xaxis, low, high)
     axis.grid(color=INK, alpha=0.12, linewidth=0.6)
@@ -243,14 +244,14 @@ def draw_roofs(axis: Any, low: float, high: float, peak: float, bandwidth: float
         axis.plot([low, knee], [bandwidth * low / 1e9, bandwidth * knee / 1e9], **line)
         text = f"copy bandwidth {bandwidth / 1e9:.0f} GB/s"
         if knee > 1.5 * low:
-            axis.annotate(text, (low * 1.08, bandwidth * low / 1e9 * 1.1), fontsize=9,
-                          rotation=0, va="bottom")  # fmt: skip
+            place = (low * 1.1, bandwidth * low / 1e9 * 0.85)
+            axis.annotate(text, place, fontsize=9, va="top")
     axis.plot([knee, high], [peak, peak], **line)
-    axis.annotate(f"FMA peak {peak:.0f} GF/s", (high / 1.05, peak * 1.06), ha="right", fontsize=9)
+    axis.annotate(f"FMA peak {peak:.0f} GF/s", (high / 1.05, peak * 1.15), ha="right", fontsize=9)
 
 
-def label_points(axis: Any, results: Sequence[Result], peak: float) -> None:
-    """Names of the GGN products, where they do not lie upon each other."""
+def label_points(axis: Any, results: Sequence[Result], middle: float) -> None:
+    """Names of the GGN products, on the side where there is room, clear of each other."""
     taken: list[tuple[float, float]] = []
     for r in results:
         rate = r.rate()
@@ -258,10 +259,11 @@ def label_points(axis: Any, results: Sequence[Result], peak: float) -> None:
             continue
         at = (r.flops / r.record["bytes"], rate)
         logs = (np.log10(at[0]), np.log10(at[1]))
-        below = any(abs(logs[0] - x) < 0.22 and abs(logs[1] - y) < 0.12 for x, y in taken)
+        near = sum(abs(logs[0] - x) < 0.3 and abs(logs[1] - y) < 0.15 for x, y in taken)
         taken.append(logs)
-        axis.annotate(r.row.case, at, xytext=(0, -14 if below else 8), textcoords="offset points",
-                      ha="center", fontsize=8.5)  # fmt: skip
+        left = at[0] > middle
+        axis.annotate(r.row.case, at, xytext=(-8 if left else 8, -4 - 11 * near), fontsize=8.5,
+                      textcoords="offset points", ha="right" if left else "left")  # fmt: skip
 
 
 def solves(run: Run) -> Drawing | None:
