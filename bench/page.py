@@ -39,8 +39,8 @@ td.own { color: var(--own); font-weight: 600; }
 td.bad { color: var(--bad); font-weight: 600; }
 td.good { color: var(--good); font-weight: 600; }
 .interval { color: var(--faint); }
-nav { margin: 1rem 0 0; font-size: .9rem; }
-nav a { color: inherit; margin-right: 1rem; white-space: nowrap; }
+nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; margin-top: 1rem; font-size: .9rem; }
+nav a { color: inherit; white-space: nowrap; }
 details pre { font-size: .78rem; overflow-x: auto; background: var(--band); padding: .8rem;
   border-radius: 6px; }
 .cards { display: flex; flex-wrap: wrap; gap: .8rem; margin-top: 1.2rem; }
