@@ -29,6 +29,7 @@ OWN_WAYS = ("#f2a07b", "#c23b22", "#f07c4a", "#a8553a", "#f7b538")  # other ways
 MARKERS = {NAME: "o", "numpy": "s", "jax": "^", "jax, kept": "D", "torch.func": "v"}
 INK = "#010203"  # stands for the text colour of the page
 PIXELS_PER_INCH = 105
+ON_ROOFLINE = ("gradient", "ggn", "hessian")
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "natgrad_fast",
@@ -194,7 +195,7 @@ def legend(figure: Figure, run: Run, names: Sequence[str], lines: bool = False) 
 
 def roofline(run: Run) -> Drawing | None:
     """GF/s against flops per byte; roofs are the measured peak and copy bandwidth."""
-    results = [r for r in main_results(run, ["products", "kfac"]) if r.record["bytes"]]
+    results = [r for r in main_results(run, ["products"]) if r.row.quantity in ON_ROOFLINE]
     if not results:
         return None
     row = results[0].row
@@ -228,7 +229,7 @@ def roofline(run: Run) -> Drawing | None:
     axis.grid(color=INK, alpha=0.12, linewidth=0.6)
     legend(figure, run, names, lines=True)
     caption = (
-        f"Every product of the nets ({setting(results)}) under the measured roofs: the "
+        f"Gradients, GGN and Hessian products ({setting(results)}) under the measured roofs: the "
         "multiply-add peak, and the copy bandwidth of memory. Both counts are those of the minimum "
         "that keeps the forward pass, so that whoever computes more stands lower. What fits the "
         "caches may stand above the slope."
@@ -252,17 +253,23 @@ def draw_roofs(axis: Any, low: float, high: float, peak: float, bandwidth: float
 
 def label_points(axis: Any, results: Sequence[Result], middle: float) -> None:
     """Names of the GGN products, on the side where there is room, clear of each other."""
-    taken: list[tuple[float, float]] = []
-    for r in results:
-        rate = r.rate()
-        if r.row.quantity != "ggn" or r.row.num_vectors > 1 or not r.flops or rate is None:
-            continue
-        at = (r.flops / r.record["bytes"], rate)
-        logs = (np.log10(at[0]), np.log10(at[1]))
-        near = sum(abs(logs[0] - x) < 0.3 and abs(logs[1] - y) < 0.15 for x, y in taken)
-        taken.append(logs)
-        left = at[0] > middle
-        axis.annotate(r.row.case, at, xytext=(-8 if left else 8, -4 - 11 * near), fontsize=8.5,
+    points = [
+        (r.row.case, r.flops / r.record["bytes"], rate)
+        for r in results
+        if r.row.quantity == "ggn" and r.row.num_vectors == 1 and r.flops
+        if (rate := r.rate()) is not None
+    ]
+
+    def near(x: float, y: float) -> list[tuple[str, float, float]]:
+        return [p for p in points if max(p[1] / x, x / p[1]) < 2 and max(p[2] / y, y / p[2]) < 1.4]
+
+    for name, x, y in points:
+        group = sorted(near(x, y), key=lambda p: -p[2])
+        left = x > middle
+        edge = (min if left else max)(p[1] for p in group)
+        line = next(index for index, p in enumerate(group) if p[0] == name)
+        offset = (-9 if left else 9, 4 - 11 * line)
+        axis.annotate(name, (edge, group[0][2]), xytext=offset, fontsize=8.5, va="center",
                       textcoords="offset points", ha="right" if left else "left")  # fmt: skip
 
 
@@ -316,8 +323,13 @@ def curves(
     axis.set_xscale("log")
     axis.set_yscale("log")
     axis.set_ylabel("ms")
-    axis.xaxis.set_major_formatter(plain)
-    axis.yaxis.set_major_formatter(plain)
+    for one in (axis.xaxis, axis.yaxis):
+        one.set_major_formatter(plain)
+        one.set_minor_formatter(mpl.ticker.NullFormatter())
+    places = sorted({x(r) for r in results})
+    if max(places) <= 10_000 and len(places) <= 10:  # labels of that many have room
+        axis.set_xticks(places, [f"{place:g}" for place in places], fontsize=9)
+        axis.xaxis.set_minor_locator(mpl.ticker.NullLocator())
     axis.grid(color=INK, alpha=0.12, linewidth=0.6)
     return names
 
