@@ -29,20 +29,25 @@ class Case:
     def data(self, dtype: str, seed: int = 0) -> Data:
         """Random inputs, targets, glorot weights with normal biases, and vectors."""
         rng = np.random.default_rng(seed)
-        shape = (self.batch, self.sizes[0])
+        spare = self.batch // 4 if self.activation == "relu" else 0
+        shape = (self.batch + spare, self.sizes[0])
         x = rng.standard_normal(shape) if self.inputs == "normal" else rng.random(shape)
         x = x.astype(dtype)
         if self.loss == "softmax_cross_entropy":
             y = rng.integers(self.sizes[-1], size=self.batch)
         elif self.inputs == "uniform" and self.sizes[0] == self.sizes[-1]:
-            y = x
+            y = x[: self.batch]
         else:
             y = rng.standard_normal((self.batch, self.sizes[-1])).astype(dtype)
         layers = []
         for i, o in pairwise(self.sizes):
             bound = np.sqrt(6 / (i + o))
             layers += [rng.uniform(-bound, bound, i * o), self.biases * rng.standard_normal(o)]
-        return Data(x, y, np.concatenate(layers).astype(dtype), rng)
+        params = np.concatenate(layers).astype(dtype)
+        if spare:
+            clear = np.argsort(-margins(self.sizes, x, params))[: self.batch]
+            x = x[np.sort(clear)]
+        return Data(x, y, params, rng)
 
     def record(self) -> dict[str, Any]:
         """As it stands in the JSON file."""
@@ -67,6 +72,21 @@ class Data:
         """(size,) for one vector, (size, K) for more."""
         shape = (size,) if num_vectors == 1 else (size, num_vectors)
         return self.rng.standard_normal(shape).astype(self.params.dtype)
+
+
+def margins(sizes: tuple[int, ...], x: np.ndarray, params: np.ndarray) -> np.ndarray:
+    """For each case of a relu net the least distance of a unit from its kink.
+
+    A unit that is off in one float type and on in another is an error of no one, and not a small
+    one: among a million units of 512 cases there are some.
+    """
+    a, at, least = x.astype(np.float64), 0, np.full(len(x), np.inf)
+    for i, o in pairwise(sizes[:-1]):
+        w, b = params[at : at + i * o].reshape(o, i), params[at + i * o : at + (i + 1) * o]
+        s = a @ w.T.astype(np.float64) + b
+        least = np.minimum(least, np.abs(s).min(axis=1))
+        a, at = np.maximum(s, 0), at + (i + 1) * o
+    return least
 
 
 def autoencoder(*encoder: int) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ import numpy as np
 from natgrad_fast._arrays import core_for
 from natgrad_fast.losses import as_loss
 
+from . import counts
 from .cases import Case, Data
 from .tasks import DAMPING, MAX_ITERATIONS, Entry, Task
 
@@ -96,12 +97,13 @@ class Own:
 
         ways: dict[str, Callable[[], Any]] = {
             NAME: lambda: ng.cg(self.fisher(), task.v, **fixed),
-            f"{NAME}, K-FAC": with_kfac,
             f"{NAME}, auto": lambda: ng.solve(self.fisher(), task.v, y=self.y, **fixed),
             f"{NAME}, 5 dampings": lambda: ng.multishift_cg(
                 self.fisher(), task.v, SHIFTS, **options
             ),
         }
+        if self.kfac_pays(task.case):
+            ways[f"{NAME}, K-FAC"] = with_kfac
         if self.sample_space_pays(task.case):
             ways[f"{NAME}, sample space"] = lambda: ng.sample_space_solve(
                 self.fisher(), task.v, y=self.y, **fixed
@@ -112,6 +114,14 @@ class Own:
     def sample_space_pays(case: Case) -> bool:
         """Kernels of more rows than this are neither formed nor multiplied in reasonable time."""
         return case.batch * case.sizes[-1] <= 4096
+
+    @staticmethod
+    def kfac_pays(case: Case) -> bool:
+        """Not where one application has more flops than the product it is to save."""
+        apply, product = (
+            counts.flops(case.sizes, case.batch, quantity) for quantity in ("kfac_apply", "ggn")
+        )
+        return apply is not None and product is not None and apply < product
 
     def step(self, task: Task) -> Entry:
         """From the same parameters each time: net and optimizer are put back, (P,) copies."""

@@ -18,6 +18,7 @@ from .suites import Row
 from .tasks import Entry, Task
 from .timing import Plan, measure
 
+SLOW = "too slow"
 NEEDS_DRAWS = ("mc_fisher", "kfac_update", "kfac_refresh", "kfac_apply")
 
 
@@ -41,7 +42,7 @@ class Rounds:
             self.key = (row.case, row.dtype)
         task = self.task(case, row)
         entries = offered(self.everyone, task)
-        checked = verify(entries, Check(task, row.dtype))
+        checked = verify(entries, Check(task, row.dtype), self.plan.longest_seconds)
         peak = fma_peak(row.threads, row.dtype)
         runs = {name: entries[name].run for name in checked["right"]}
         samples, peaks = measure(runs, self.plan, peak)
@@ -91,8 +92,10 @@ def offered(everyone: Mapping[str, Any], task: Task) -> dict[str, Callable[[], E
     return entries
 
 
-def verify(entries: Mapping[str, Any], check: Check) -> dict[str, Any]:
-    """Errors of all answers, and who may be timed; a wrong or failing contestant may not."""
+def verify(
+    entries: Mapping[str, Any], check: Check, longest_seconds: float = np.inf
+) -> dict[str, Any]:
+    """Errors of all answers, and who may be timed: who is right, and within the time there is."""
     found: dict[str, Any] = {
         "errors": {},
         "allowed": check.allowed,
@@ -106,7 +109,9 @@ def verify(entries: Mapping[str, Any], check: Check) -> dict[str, Any]:
             start = time.perf_counter()
             entry.run()
             found["first_seconds"][name] = time.perf_counter() - start
+            start = time.perf_counter()
             got = entry.answer()
+            seconds = time.perf_counter() - start
         except (RuntimeError, NotImplementedError, MemoryError, TypeError, ValueError) as error:
             found["errors"][name] = float("inf")
             found["notes"][name] = f"{type(error).__name__}: {str(error)[:200]}"
@@ -115,6 +120,8 @@ def verify(entries: Mapping[str, Any], check: Check) -> dict[str, Any]:
         count = iterations(got)
         if count is not None:
             found["iterations"][name] = count
-        if check.passes(error):
+        if seconds > longest_seconds:
+            found["notes"][name] = f"{SLOW}: {seconds:.0f} s"
+        elif check.passes(error):
             found["right"].append(name)
     return found

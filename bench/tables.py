@@ -10,6 +10,7 @@ from .comparison import Change
 from .intervals import geometric_mean, slope
 from .peers import NAME
 from .results import Result, Run
+from .rounds import SLOW
 from .suites import SUITES
 
 FLAT_FROM = 10_000  # cases; below, calls cost more than the work
@@ -114,7 +115,8 @@ def peer_cell(result: Result, name: str) -> str:
     slowness = result.slowness(name)
     if slowness is not None:
         return str(slowness)
-    return "failed" if name in result.record["notes"] else "wrong"
+    note = result.record["notes"].get(name)
+    return "wrong" if note is None else "slow" if note.startswith(SLOW) else "failed"
 
 
 def solver_table(run: Run) -> Table | None:
@@ -130,7 +132,9 @@ def solver_table(run: Run) -> Table | None:
                 [
                     f"{result.row.case.removeprefix('solve-')} {label(result)}",
                     name,
-                    number(result.milliseconds(name)) if name in result.seconds else "not solved",
+                    number(result.milliseconds(name))
+                    if name in result.seconds
+                    else peer_cell(result, name),
                     "-" if count is None else str(count),
                     f"{error:.1e}",
                     "-" if slowness is None else str(slowness),

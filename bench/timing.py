@@ -28,6 +28,7 @@ class Plan:
     # Threads spin for a while after a call; the next contestant must not share the cores with them.
     settle_seconds: float = 0.03
     long_seconds: float = 0.1  # of calls that need no untimed one before them
+    longest_seconds: float = 20.0  # of a call; what takes longer is not timed
 
     def is_over(self, rounds: int, seconds: float) -> bool:
         if rounds >= self.max_rounds:
@@ -44,6 +45,7 @@ QUICK = Plan(
     sample_seconds=0.002,
     settle_seconds=0.01,
     long_seconds=0.02,
+    longest_seconds=2.0,
 )
 
 

@@ -224,6 +224,15 @@ def test_wrong_contestants_are_refused_and_never_timed(monkeypatch):
     assert not Result({**record, "errors": {}}).is_right
 
 
+def test_slow_contestants_are_checked_and_not_timed():
+    row = Row("products", "tiny", "ggn")
+    hasty = Plan(1, 1, sample_seconds=0.0, settle_seconds=0.0, longest_seconds=-1.0)
+    record = rounds.Rounds(hasty, ["numpy"]).run(row)
+    assert record["seconds"] == {}
+    assert Result(record).is_right
+    assert record["notes"]["numpy"].startswith("too slow")
+
+
 @pytest.mark.parametrize("quantity", [*suites_module.PRODUCTS, *suites_module.KFAC, "step"])
 def test_own_results_pass_and_wrong_ones_do_not(quantity, dtype):
     row = Row("products", "tiny", quantity, dtype=dtype)
