@@ -302,6 +302,15 @@ def test_large_numbers_of_cases_go_in_chunks():
         cases.find("depth-3")
 
 
+def test_relu_cases_are_clear_of_their_kinks():
+    case = cases.Case("relu", (20, 200, 200, 3), 100, "relu")
+    data = case.data("float32")
+    assert data.x.shape == (100, 20)
+    assert len(data.y) == 100
+    # pre-activations are sums of up to 200 terms of about 0.1 in float32: rounding of 1e-6 at most
+    assert cases.margins(case.sizes, data.x, data.params).min() > 1e-5
+
+
 def test_interrupt_keeps_what_was_measured(monkeypatch, tmp_path, capsys):
     record = made_up_run().results[0].record
 
