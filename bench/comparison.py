@@ -19,6 +19,11 @@ from .results import Result, Run
 MARGIN = 0.05  # smaller changes are placements of memory and code
 LEVEL = 0.99  # of the intervals: a run has many rows
 PEAK = "FMA peak"
+# A round whose FMA peak is below this share of the run's best lost a core to others for a while.
+# Products of several threads lose more by that than the peak does, so the round says nothing.
+QUIET = 0.8
+FEWEST_QUIET = 5
+BUSY = "too few quiet rounds"
 PACKAGE_OF = {"torch.func": "torch", "jax, kept": "jax", "curvlinops": "curvlinops-for-pytorch"}
 
 
@@ -39,7 +44,8 @@ def compare(old: Run, new: Run) -> list[Change]:
     changes = []
     for result in new.results:
         if result.key in before:
-            change = compare_row(before[result.key], result, same_versions(old, new))
+            pair = quiet(old, before[result.key]), quiet(new, result)
+            change = compare_row(*pair, same_versions(old, new))
             if change is not None:
                 changes.append(change)
     return changes
@@ -51,8 +57,27 @@ def same_versions(old: Run, new: Run) -> set[str]:
     return {name for name, version in versions[0].items() if version == versions[1].get(name)}
 
 
+def quiet(run: Run, result: Result) -> Result:
+    """A result without the rounds in which others took part of the machine."""
+    row, peaks = result.row, np.asarray(result.record["peak_gflops"])
+    if not peaks.size:
+        return result
+    best = max(
+        max(other.record["peak_gflops"], default=0.0)
+        for other in run.results
+        if (other.row.threads, other.row.dtype) == (row.threads, row.dtype)
+    )
+    kept = np.flatnonzero(peaks >= QUIET * best)
+    seconds = {name: np.asarray(s)[kept].tolist() for name, s in result.seconds.items()}
+    return Result({**result.record, "seconds": seconds, "peak_gflops": peaks[kept].tolist()})
+
+
 def compare_row(old: Result, new: Result, packages: set[str]) -> Change | None:
     """The narrowest interval decides, and no yardstick's median may contradict it."""
+    rounds = [min(map(len, result.seconds.values()), default=0) for result in (old, new)]
+    if min(rounds) < FEWEST_QUIET:
+        nan = float("nan")
+        return Change(str(new.row), "noise", BUSY, Interval(nan, nan, nan), (nan, nan))
     found = quotients(old, new, packages)
     if not found:
         return None

@@ -21,6 +21,8 @@ class Interval:
     high: float
 
     def __str__(self) -> str:
+        if np.isnan(self.median):
+            return "-"
         return f"{self.median:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 

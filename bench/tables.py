@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +41,7 @@ class Table:
 
 def number(value: float | None, digits: int = 3) -> str:
     """Three significant digits, without an exponent where one can do without."""
-    if value is None:
+    if value is None or math.isnan(value):
         return "-"
     if value != 0 and not 1e-3 <= abs(value) < 1e6:
         return f"{value:.1e}"
