@@ -2,14 +2,17 @@
 # PYTHON=... chooses the interpreter (>= 3.11) that .venv is made with.
 
 VENV   := .venv
+PEERS  := .venv-peers
 BIN    := $(VENV)/bin
 PIP    := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip -qq
 # Instruction sets to build, as `NATGRAD_ISA_LEVELS=v3 make test`; empty: all of them.
 export NATGRAD_ISA_LEVELS ?=
+# torch as pip is asked for it; a build for CPUs alone may need TORCH="torch --index-url ...".
+TORCH  ?= torch==2.13.0
 
-SOURCES := $(shell find csrc python -type f -not -name '*.pyc' -not -path '*/.*') \
+SOURCES := $(shell find csrc python bench -type f -not -name '*.pyc' -not -path '*/.*') \
            CMakeLists.txt pyproject.toml README.md LICENSE THIRD_PARTY.md
-CXX_FILES := $(shell find csrc bench -name '*.hpp' -o -name '*.cpp')
+CXX_FILES := $(shell find csrc -name '*.hpp' -o -name '*.cpp')
 
 find_python = for p in python3 python3.13 python3.12 python3.11; do \
 	  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done
@@ -17,11 +20,11 @@ find_python = for p in python3 python3.13 python3.12 python3.11; do \
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: FORCE help demo test lint format stubs bench wheel hooks clean
+.PHONY: FORCE help demo test lint format stubs bench bench-peers wheel hooks clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | while IFS=$$(printf '\t') read -r t d; \
-	  do printf '  make %-8s %s\n' "$$t" "$$d"; done
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | while IFS=$$(printf '\t') read -r t d; \
+	  do printf '  make %-11s %s\n' "$$t" "$$d"; done
 
 demo: $(VENV)/.demo  ## train on handwritten digits, beside scikit-learn's MLPClassifier; options: ARGS="--epochs 5"
 	$(BIN)/natgrad-fast demo $(ARGS)
@@ -43,8 +46,11 @@ format: $(VENV)/.lint  ## rewrite Python and C++ files in the style of the house
 stubs: $(VENV)/.test  ## regenerate the committed stubs of natgrad_fast._core and _cpu
 	for m in _core _cpu; do $(BIN)/pybind11-stubgen natgrad_fast.$$m --output-dir python --exit-code || exit 1; done
 
-bench: $(VENV)/.test  ## the benchmarks; options: ARGS=...
-	$(BIN)/python bench/run.py $(ARGS)
+bench: $(VENV)/.bench  ## the benchmarks; options: ARGS="--quick", ARGS="--help"
+	$(BIN)/natgrad-fast bench $(ARGS)
+
+bench-peers: $(PEERS)/.ready  ## the same beside jax, torch and curvlinops, in .venv-peers
+	$(PEERS)/bin/natgrad-fast bench $(ARGS)
 
 wheel: $(VENV)/.release  ## sdist, wheel from the sdist with every instruction set, install it elsewhere, check it
 	rm -rf dist build/check
@@ -61,8 +67,8 @@ wheel: $(VENV)/.release  ## sdist, wheel from the sdist with every instruction s
 hooks: $(VENV)/.dev  ## install the pre-commit hook
 	$(BIN)/pre-commit install
 
-clean:  ## remove builds, caches and .venv
-	rm -rf build dist $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache
+clean:  ## remove builds, caches, .venv and .venv-peers
+	rm -rf build dist $(VENV) $(PEERS) .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Set-up: a stamp file in .venv for each thing that is installed there ------------------------------
@@ -93,7 +99,7 @@ $(VENV)/.levels: $(VENV)/.created FORCE
 
 FORCE:
 
-$(VENV)/.demo $(VENV)/.test: $(VENV)/.%: $(VENV)/.build $(VENV)/.levels $(SOURCES)
+$(VENV)/.demo $(VENV)/.test $(VENV)/.bench: $(VENV)/.%: $(VENV)/.build $(VENV)/.levels $(SOURCES)
 	@echo "building and installing natgrad_fast[$*] into $(VENV) (the first time takes a few minutes)"
 	@$(PIP) install --no-build-isolation '.[$*]'
 	@$(BIN)/python -c 'import natgrad_fast as ng; ng.show_config()["openmp"] or print("note: built without OpenMP, one thread only")'
@@ -102,6 +108,24 @@ $(VENV)/.demo $(VENV)/.test: $(VENV)/.%: $(VENV)/.build $(VENV)/.levels $(SOURCE
 $(VENV)/.lint $(VENV)/.release $(VENV)/.dev: $(VENV)/.%: $(VENV)/.created pyproject.toml
 	@echo "installing the tools of '$*'"
 	@$(PIP) install --group $*
+	@touch $@
+
+# curvlinops asks for torchvision and more that its operators do not use, hence --no-deps.
+$(PEERS)/.packages: $(VENV)/.created
+	@echo "installing jax, torch and curvlinops into $(PEERS)"
+	@$(BIN)/python -m venv --clear $(PEERS)
+	@$(PEERS)/bin/python -m pip -qq install --disable-pip-version-check 'numpy>=1.26' scipy matplotlib \
+	  threadpoolctl jax $(TORCH)
+	@$(PEERS)/bin/python -m pip -qq install --disable-pip-version-check --no-deps \
+	  curvlinops-for-pytorch backpack-for-pytorch einops einconv linear_operator opt-einsum jaxtyping \
+	  wadler-lindig unfoldNd tqdm
+	@touch $@
+
+$(PEERS)/.ready: $(PEERS)/.packages $(VENV)/.build $(SOURCES)
+	@echo "building natgrad_fast for $(PEERS)"
+	@rm -rf build/peers
+	@$(PIP) wheel --no-build-isolation --no-deps --wheel-dir build/peers .
+	@$(PEERS)/bin/python -m pip -qq --disable-pip-version-check install --force-reinstall --no-deps build/peers/*.whl
 	@touch $@
 
 define BUILD_REQUIRES
@@ -131,8 +155,9 @@ wanted = {
     "THIRD_PARTY.md": count(".dist-info/licenses/THIRD_PARTY.md") == 1,
     "nothing but the package and its metadata": all(
         n.startswith("natgrad_fast/") or ".dist-info/" in n for n in names),
-    "neither sources of the module nor tests": not any(
-        n.endswith((".cpp", ".hpp", ".a", ".pyc")) or "tests/" in n for n in names),
+    "the benchmarks": count("natgrad_fast/bench/app.py") == 1,
+    "neither sources of the module nor tests nor notes": not any(
+        n.endswith((".cpp", ".hpp", ".a", ".pyc", "/README.md")) or "tests/" in n for n in names),
 }
 sys.exit("\n".join(f"wheel: not true: {k}" for k, ok in wanted.items() if not ok) or None)
 endef

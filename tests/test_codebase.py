@@ -13,7 +13,7 @@ from cases import run_python
 
 ROOT = Path(__file__).resolve().parent.parent
 CPP = sorted([*ROOT.glob("csrc/**/*.hpp"), *ROOT.glob("csrc/**/*.cpp")])
-PYTHON = sorted(ROOT.glob("python/**/*.py"))
+PYTHON = sorted([*ROOT.glob("python/**/*.py"), *ROOT.glob("bench/*.py")])
 TESTS = sorted(ROOT.glob("tests/*.py"))
 
 # Includes go strictly down these floors; a header of the same floor is a neighbour, not a base.

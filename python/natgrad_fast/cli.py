@@ -1,4 +1,4 @@
-"""Command line: ``natgrad-fast demo``, ``natgrad-fast info``."""
+"""Command line: ``natgrad-fast demo``, ``natgrad-fast info``, ``natgrad-fast bench``."""
 
 from __future__ import annotations
 
@@ -27,8 +27,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         Exit code.
     """
-    args = build_parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
     try:
+        if words[:1] == ["bench"]:  # has a parser of its own
+            from .bench.app import main as bench
+
+            return int(bench(words[1:]))
+        args = build_parser().parse_args(words)
         return int(args.run(args))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -62,6 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     info = commands.add_parser("info", help="versions, build flags, instruction set, threads")
     info.set_defaults(run=run_info)
+    commands.add_parser("bench", help="benchmarks beside numpy and what peers are installed")
     return parser
 
 
