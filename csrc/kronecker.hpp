@@ -107,12 +107,12 @@ class KroneckerFactors final : public LinearOperator<T> {
   // Shifts of the factors s A and s G.
   std::pair<double, double> shifts(std::size_t l, double damping) const;
   using Moment = const Matrix<T>& (LayerMoments<T>::*)(std::size_t l) const;
-  bool is_finite(Moment moment) const;
   void blend(Moment moment, double keep, std::vector<Matrix<T>>& averages);
   void update_bases();
   // The diagonal in the eigenbasis, (d_l x n), with `damping` added.
   std::vector<double> damped_scales(std::size_t l, double damping) const;
   void refresh_factors(double damping);
+  void invert_factor(Index factor, double damping, int num_threads);
   void refresh_bases(double damping);
   void make_tasks();
   // f(data, size) for every buffer of the state.

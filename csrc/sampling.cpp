@@ -22,7 +22,7 @@ template <class T>
 Index draw_class(Index num_classes, const T* p, Index stride, Philox& bits) {
   double total = 0;
   for (Index c = 0; c < num_classes; ++c) total += static_cast<double>(p[c * stride]);
-  const double place = total * std::uniform_real_distribution<double>()(bits);
+  const double place = total * bits.uniform();
   double sum = 0;
   Index last = 0;
   for (Index c = 0; c < num_classes; ++c) {
@@ -56,8 +56,9 @@ void draw_gradient(
         gc = normal(bits);
         break;
       case LossKind::bernoulli_cross_entropy: {
-        const double p = 1 / (1 + std::exp(-zc));
-        gc = std::uniform_real_distribution<double>()(bits) < p ? -1 / (1 + std::exp(zc)) : p;
+        const double e = std::exp(-std::abs(zc)), large = 1 / (1 + e), small = e / (1 + e);
+        const double p = zc < 0 ? small : large;
+        gc = bits.uniform() < p ? (zc < 0 ? -large : -small) : p;
         break;
       }
       case LossKind::poisson:
