@@ -42,11 +42,6 @@ LayerBasis<T> zero_basis(Index n, Index d) {
   return basis;
 }
 
-template <class T>
-void copy_rows(const Matrix<T>& from, Matrix<T>& to) {
-  for (Index i = 0; i < from.rows; ++i) std::copy_n(from.row(i), from.cols, to.row(i));
-}
-
 // to = from', from (n x n).
 template <class T>
 void copy_transposed(const Matrix<T>& from, Matrix<T>& to) {
@@ -135,11 +130,8 @@ void KroneckerFactors<T>::blend(Moment moment, double keep, std::vector<Matrix<T
     const Task& task = tasks[static_cast<std::size_t>(i)];
     const T* data = (moments_.*moment)(task.layer).data.data();
     T* average = averages[task.layer].data.data();
-    if (keep == 0.0) {
-      std::copy(data + task.begin, data + task.end, average + task.begin);
-      return;
-    }
-    for (Index k = task.begin; k < task.end; ++k) average[k] = old * average[k] + fresh * data[k];
+    for (Index k = task.begin; k < task.end; ++k)
+      average[k] = keep == 0.0 ? data[k] : old * average[k] + fresh * data[k];
   });
 }
 
@@ -173,6 +165,16 @@ bool KroneckerFactors<T>::update(Linearization<T>& lin,
 }
 
 template <class T>
+std::vector<Index> KroneckerFactors<T>::factors_by_size() const {
+  std::vector<Index> order(2 * net_.layers.size());
+  std::iota(order.begin(), order.end(), Index{0});
+  std::stable_sort(order.begin(), order.end(), [&](Index a, Index b) {
+    return factor(a).rows > factor(b).rows;
+  });
+  return order;
+}
+
+template <class T>
 void KroneckerFactors<T>::update_bases() {
   const Index num_layers = static_cast<Index>(net_.layers.size());
   std::vector<LayerBasis<T>> bases;
@@ -183,15 +185,17 @@ void KroneckerFactors<T>::update_bases() {
     input_values_[l].resize(static_cast<std::size_t>(n));
     output_values_[l].resize(static_cast<std::size_t>(d));
   }
-  parallel_for(2 * num_layers, options_.num_threads, [&](Index task, int) {
-    const std::size_t l = static_cast<std::size_t>(task / 2);
-    if (task % 2 == 1) {
+  const std::vector<Index> order = factors_by_size();
+  parallel_for(2 * num_layers, options_.num_threads, [&](Index i, int) {
+    const Index k = order[static_cast<std::size_t>(i)];
+    const std::size_t l = static_cast<std::size_t>(k / 2);
+    if (k % 2 == 1) {
       decompose(outputs_[l], bases[l].outputs_transposed, output_values_[l].data());
       return;
     }
     decompose(inputs_[l], bases[l].inputs_transposed, input_values_[l].data());
     const Index n = inputs_[l].rows;
-    for (Index k = 0; k < n; ++k) bases[l].constant[k] = bases[l].inputs_transposed.row(k)[n - 1];
+    for (Index r = 0; r < n; ++r) bases[l].constant[r] = bases[l].inputs_transposed.row(r)[n - 1];
   });
   if (uses_diagonals() && num_updates_ > 0)
     parallel_for(num_layers, options_.num_threads, [&](Index i, int) {
@@ -262,16 +266,10 @@ void KroneckerFactors<T>::refresh(double damping) {
 
 template <class T>
 void KroneckerFactors<T>::refresh_factors(double damping) {
-  // Factors 2 l (inputs) and 2 l + 1 (outputs of layer l), the large ones first. One that would keep
-  // a thread longer than its share of the rest is worked at by all, the others by one thread each.
-  std::vector<Index> order(2 * net_.layers.size());
-  std::iota(order.begin(), order.end(), Index{0});
-  const auto size = [&](Index i) {
-    const std::size_t l = static_cast<std::size_t>(i / 2);
-    return i % 2 == 1 ? outputs_[l].rows : inputs_[l].rows;
-  };
-  const auto flops = [&](Index i) { return std::pow(static_cast<double>(size(i)), 3); };
-  std::stable_sort(order.begin(), order.end(), [&](Index a, Index b) { return size(a) > size(b); });
+  // A factor that would keep a thread longer than its share of the rest is worked at by all threads,
+  // the others by one each.
+  const std::vector<Index> order = factors_by_size();
+  const auto flops = [&](Index i) { return std::pow(static_cast<double>(factor(i).rows), 3); };
   double rest = 0;
   for (const Index i : order) rest += flops(i);
   auto first = order.begin();
@@ -285,11 +283,11 @@ void KroneckerFactors<T>::refresh_factors(double damping) {
 }
 
 template <class T>
-void KroneckerFactors<T>::invert_factor(Index factor, double damping, int num_threads) {
-  const std::size_t l = static_cast<std::size_t>(factor / 2);
+void KroneckerFactors<T>::invert_factor(Index i, double damping, int num_threads) {
+  const std::size_t l = static_cast<std::size_t>(i / 2);
   const auto [input_shift, output_shift] = shifts(l, damping);
   const double scale = factor_scale(l);
-  if (factor % 2 == 1) {
+  if (i % 2 == 1) {
     invert_shifted(outputs_[l], scale, output_shift, num_threads, inverses_[l].left);
   } else {
     Matrix<T> inverse(inputs_[l].rows, inputs_[l].cols);
@@ -305,7 +303,8 @@ void KroneckerFactors<T>::refresh_bases(double damping) {
     const std::size_t l = static_cast<std::size_t>(i);
     Inverse& inverse = inverses_[l];
     const LayerBasis<T>& basis = bases_[l];
-    copy_rows(basis.outputs_transposed, inverse.left);
+    for (Index r = 0; r < inverse.left.rows; ++r)
+      std::copy_n(basis.outputs_transposed.row(r), inverse.left.cols, inverse.left.row(r));
     copy_transposed(basis.outputs_transposed, inverse.left_back);
     pack_columns(basis.inputs_transposed, inverse.right_back.view());
     Matrix<T> inputs(basis.inputs_transposed.rows, basis.inputs_transposed.cols);

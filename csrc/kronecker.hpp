@@ -112,7 +112,12 @@ class KroneckerFactors final : public LinearOperator<T> {
   // The diagonal in the eigenbasis, (d_l x n), with `damping` added.
   std::vector<double> damped_scales(std::size_t l, double damping) const;
   void refresh_factors(double damping);
-  void invert_factor(Index factor, double damping, int num_threads);
+  // Factor 2 l is the inputs' of layer l, 2 l + 1 the outputs'; all of them, the large ones first.
+  const Matrix<T>& factor(Index i) const {
+    return (i % 2 == 1 ? outputs_ : inputs_)[static_cast<std::size_t>(i / 2)];
+  }
+  std::vector<Index> factors_by_size() const;
+  void invert_factor(Index i, double damping, int num_threads);
   void refresh_bases(double damping);
   void make_tasks();
   // f(data, size) for every buffer of the state.

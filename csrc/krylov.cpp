@@ -21,7 +21,7 @@ class Lockstep {
         vectors_(a.size(), options.num_threads),
         num_columns_(num_columns) {
     const Index total = checked_product(num_columns, a.size(), "block of vectors");
-    for (Buffer<T>* buffer : {&b_, &r_, &p_, &q_}) *buffer = Buffer<T>(total);
+    for (Buffer<T>* buffer : {&r_, &p_, &q_}) *buffer = Buffer<T>(total);
     if (preconditioner) z_ = Buffer<T>(total);
     const auto n = static_cast<std::size_t>(num_columns);
     solves_.reserve(n);
@@ -31,12 +31,11 @@ class Lockstep {
     for (Index k = 0; k < num_columns; ++k) {
       const Index at = k * a.size();
       T* z = preconditioner ? z_.data() + at : nullptr;
-      solves_.emplace_back(
-          a.size(),
-          preconditioner != nullptr,
-          CgVectors<T>{x + at, b_.data() + at, r_.data() + at, p_.data() + at, q_.data() + at, z},
-          options,
-          iterates);
+      solves_.emplace_back(a.size(),
+                           preconditioner != nullptr,
+                           CgVectors<T>{x + at, r_.data() + at, p_.data() + at, q_.data() + at, z},
+                           options,
+                           iterates);
     }
   }
 
@@ -121,7 +120,7 @@ class Lockstep {
   const CgOptions& options_;
   Vectors<T> vectors_;
   Index num_columns_;
-  Buffer<T> b_, r_, p_, q_, z_;             // (K x P)
+  Buffer<T> r_, p_, q_, z_;                 // (K x P)
   Buffer<T> staged_input_, staged_output_;  // (K x P), once columns have dropped out
   std::vector<Recurrence<T>> solves_;
   std::vector<Recurrence<T>*> waiting_;

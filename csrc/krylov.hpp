@@ -22,7 +22,7 @@ class DiagonalOperator final : public LinearOperator<T> {
 // Preconditioned conjugate gradients for (A + damping I) x_k = b_k, K right-hand sides in lockstep:
 // every round is one block product for the columns that have not stopped.
 //
-// b, x (K x P); x holds the starts on entry, the solutions on return. `preconditioner` approximates
+// b, x (K x P); x holds the starts on entry, unless options.zero_start, the solutions on return. `preconditioner` approximates
 // the inverse of A + damping I; null for none. Stopping, for each column by itself:
 //   residual           |r| <= max(rtol |b|, atol), r = b - (A + damping I) x computed from x
 //   relative_progress  i > k, phi_i < 0 and (phi_i - phi_{i-k}) / phi_i < 5e-4 k, for phi the

@@ -23,20 +23,24 @@ constexpr double kept_ratio = 1.3;
 
 template <class T>
 void Recurrence<T>::begin(const T* b) {
+  b_ = b;
   b_norm_ = vectors_.norm(b);
+  if (options_.zero_start) vectors_.fill(T(0), w_.x);
   if (!std::isfinite(b_norm_)) return give_up(CgStatus::non_finite);
   if (b_norm_ == 0.0) {
     vectors_.fill(T(0), w_.x);
     summary_.status = CgStatus::converged;
     return done();
   }
-  scale_units(b);
-  start_is_zero_ = vectors_.norm(w_.x) == 0.0;
+  const double x_norm = options_.zero_start ? 0.0 : vectors_.norm(w_.x);
+  scale_units(x_norm);
+  start_is_zero_ = x_norm == 0.0;
   if (start_is_zero_) {
-    vectors_.copy(w_.b, w_.r);
+    vectors_.scale(1.0 / unit_, b, w_.r);
     rr_ = vectors_.dot(w_.r, w_.r);
     return started();
   }
+  vectors_.scale(1.0 / unit_, w_.x, w_.x);
   vectors_.fill(T(0), w_.r);
   wait(CgNeed::product_of_x, &Recurrence<T>::started_from_x);
 }
@@ -66,13 +70,11 @@ void Recurrence<T>::done() {
 }
 
 template <class T>
-void Recurrence<T>::scale_units(const T* b) {
+void Recurrence<T>::scale_units(double x_norm) {
   // A start much larger than b must stay within the range of T as well.
   const double top = static_cast<double>(std::numeric_limits<T>::max());
-  const double length = std::max(b_norm_, vectors_.norm(w_.x) / std::sqrt(top));
+  const double length = std::max(b_norm_, x_norm / std::sqrt(top));
   if (std::isfinite(length)) unit_ = std::exp2(std::round(std::log2(length)));
-  vectors_.scale(1.0 / unit_, b, w_.b);
-  vectors_.scale(1.0 / unit_, w_.x, w_.x);
   tolerance_ = options_.atol / unit_;
   if (options_.stopping == CgStopping::residual)
     tolerance_ = std::max(tolerance_, options_.rtol * b_norm_ / unit_);
@@ -85,9 +87,9 @@ void Recurrence<T>::scale_units(const T* b) {
 template <class T>
 double Recurrence<T>::refresh() {
   ++summary_.matvecs;
-  vectors_.add(options_.damping, w_.x, w_.q);
-  double drift = 0.0;
-  rr_ = vectors_.replace_residual(w_.b, w_.q, w_.r, &drift);
+  const auto [square, drift] =
+      vectors_.replace_residual(1.0 / unit_, b_, options_.damping, w_.x, w_.q, w_.r);
+  rr_ = square;
   residual_is_true_ = true;
   return drift;
 }
@@ -100,7 +102,7 @@ void Recurrence<T>::started_from_x() {
 
 template <class T>
 void Recurrence<T>::started() {
-  phi_ = start_phi_ = quadratic();
+  phi_ = start_phi_ = start_is_zero_ ? 0.0 : quadratic();
   phis_.reserve(static_cast<std::size_t>(std::min<Index>(options_.max_iter, 1 << 16)) + 1);
   phis_.push_back(phi_);
   if (!std::isfinite(rr_)) return give_up(CgStatus::non_finite);
@@ -143,14 +145,14 @@ void Recurrence<T>::set_direction(const T* z, double rz) {
 template <class T>
 void Recurrence<T>::step() {
   ++summary_.matvecs;
-  const double curvature = vectors_.shift_and_dot(options_.damping, w_.p, w_.q);
+  const double curvature = vectors_.shifted_dot(options_.damping, w_.p, w_.q);
   const double length = rz_ / curvature;
   if (!std::isfinite(curvature)) return finish(CgStatus::non_finite);
   const bool unbounded = curvature <= 0.0 || !std::isfinite(length);
   if (is_bounded_ && crosses_sphere(unbounded, length, curvature))
     return finish(unbounded ? CgStatus::negative_curvature : CgStatus::trust_radius);
   if (unbounded) return finish(CgStatus::negative_curvature);
-  rr_ = vectors_.cg_update(length, w_.p, w_.q, w_.x, w_.r);
+  rr_ = vectors_.cg_update(length, options_.damping, w_.p, w_.q, w_.x, w_.r);
   residual_is_true_ = false;
   phi_ -= 0.5 * length * rz_;
   if (!std::isfinite(rr_)) return finish(CgStatus::non_finite);

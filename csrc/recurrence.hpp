@@ -43,6 +43,7 @@ struct CgOptions {
   Index min_iter = 1;
   CgStopping stopping = CgStopping::residual;
   double trust_radius = std::numeric_limits<double>::infinity();
+  bool zero_start = false;  // x may be uninitialised, the start is 0
   int num_threads = 1;
   // Asked between iterations, on the calling thread.
   std::function<CgSignal(const CgProgress&)> poll;
@@ -66,7 +67,7 @@ struct CgIterate {
 // Vectors (P,) of one solve, owned by the caller.
 template <class T>
 struct CgVectors {
-  T *x, *b, *r, *p, *q, *z;
+  T *x, *r, *p, *q, *z;
 };
 
 enum class CgNeed { nothing, poll, preconditioned_residual, product_of_x, product_of_p };
@@ -107,13 +108,13 @@ class Recurrence {
 
   void wait(CgNeed need, Continuation next);
   void done();
-  void scale_units(const T* b);
+  void scale_units(double x_norm);
   bool small(double rr) const { return std::sqrt(rr) <= tolerance_ || rr == 0.0; }
 
   // r = b - (A + damping I) x, given q = A x; returns how far r was from it.
   double refresh();
   // phi = x' (A + damping I) x / 2 - b'x = -x'(b + r) / 2
-  double quadratic() { return -0.5 * (vectors_.dot(w_.x, w_.b) + vectors_.dot(w_.x, w_.r)); }
+  double quadratic() { return -0.5 * vectors_.dot_with_sum(w_.x, 1.0 / unit_, b_, w_.r); }
 
   // The way from the start through the iterations: every function goes on to the next one or waits.
   void started_from_x();
@@ -150,6 +151,7 @@ class Recurrence {
 
   bool preconditioned_;
   CgVectors<T> w_;
+  const T* b_ = nullptr;  // in the caller's units
   const CgOptions& options_;
   std::vector<CgIterate<T>>* iterates_;
   Vectors<T> vectors_;

@@ -109,12 +109,13 @@ def cg(
     operator = as_linear_map(A)
     size, dtype = operator.size, operator.dtype
     rows, is_block = as_rows(b, "b", size, dtype)
-    x = np.zeros(rows.shape, dtype) if x0 is None else _as_start(x0, rows.shape, is_block, dtype)
+    x = np.empty(rows.shape, dtype) if x0 is None else _as_start(x0, rows.shape, is_block, dtype)
     threads = as_num_threads(operator.num_threads if num_threads is None else num_threads)
     radius = math.inf
     if trust_radius is not None:
         radius = as_number(trust_radius, "trust_radius", above=0.0)
-        _check_within(x, radius, threads)
+        if x0 is not None:
+            _check_within(x, radius, threads)
     if not isinstance(keep_iterates, bool):
         raise TypeError(f"keep_iterates must be True or False, got {keep_iterates!r}")
     if keep_iterates and is_block:
@@ -124,6 +125,7 @@ def cg(
         preconditioner=as_preconditioner(preconditioner, size, dtype, getattr(A, "layout", None)),
         b=rows,
         x=x,
+        zero_start=x0 is None,
         damping=as_number(damping, "damping", minimum=0.0),
         rtol=as_number(rtol, "rtol", minimum=0.0),
         atol=as_number(atol, "atol", minimum=0.0),
