@@ -18,6 +18,8 @@ Index look_back(Index i) {
   return std::max<Index>(10, (i + 9) / 10);
 }
 constexpr double kept_ratio = 1.3;
+// Of the tolerance, for a smoothed residual: rounding must not lift the true one above it.
+constexpr double smoothed_margin = 0.99;
 
 }  // namespace
 
@@ -152,11 +154,41 @@ void Recurrence<T>::step() {
   if (is_bounded_ && crosses_sphere(unbounded, length, curvature))
     return finish(unbounded ? CgStatus::negative_curvature : CgStatus::trust_radius);
   if (unbounded) return finish(CgStatus::negative_curvature);
-  rr_ = vectors_.cg_update(length, options_.damping, w_.p, w_.q, w_.x, w_.r);
+  const double before = rr_;
+  if (smooths_) {
+    const auto [rr, sr, ss] = vectors_.smoothed_update(
+        weight_, length, options_.damping, w_.p, w_.q, w_.x, w_.r, w_.y, w_.s);
+    choose_weight(rr, sr, ss);
+    rr_ = rr;
+  } else {
+    rr_ = vectors_.cg_update(length, options_.damping, w_.p, w_.q, w_.x, w_.r);
+    smooths_ = options_.stopping == CgStopping::residual && rr_ > before;
+    smoothed_ = rr_;
+  }
   residual_is_true_ = false;
   phi_ -= 0.5 * length * rz_;
   if (!std::isfinite(rr_)) return finish(CgStatus::non_finite);
   stepped();
+}
+
+template <class T>
+void Recurrence<T>::choose_weight(double rr, double sr, double ss) {
+  const double square = ss - 2.0 * sr + rr;
+  weight_ = square > 0.0 ? std::clamp((ss - sr) / square, 0.0, 1.0) : 0.0;
+  smoothed_ = std::max(0.0, ss - weight_ * (2.0 * (ss - sr) - weight_ * square));
+}
+
+template <class T>
+bool Recurrence<T>::smoothed_is_small() const {
+  return smooths_ && std::sqrt(smoothed_) <= smoothed_margin * tolerance_;
+}
+
+template <class T>
+void Recurrence<T>::take_smoothed() {
+  if (weight_ == 1.0) return;
+  vectors_.blend(weight_, w_.y, w_.x);
+  vectors_.blend(weight_, w_.s, w_.r);
+  weight_ = 1.0;
 }
 
 template <class T>
@@ -201,7 +233,8 @@ void Recurrence<T>::stepped() {
   keep_iterate();
   const bool may_stop = i >= options_.min_iter;
   if (may_stop && progress_is_small(i)) return finish(CgStatus::relative_progress);
-  is_small_ = may_stop && small(rr_);
+  is_small_ = may_stop && (small(rr_) || smoothed_is_small());
+  if (is_small_ && !small(rr_)) take_smoothed();
   if (is_small_ || i % refresh_period == 0)
     return wait(CgNeed::product_of_x, &Recurrence<T>::verify);
   wait(CgNeed::poll, &Recurrence<T>::go_on);
@@ -211,10 +244,12 @@ template <class T>
 void Recurrence<T>::verify() {
   const double last = true_norm_, drift = refresh();
   true_norm_ = std::sqrt(rr_);
+  if (is_small_) phi_ = quadratic();
   if (summary_.iterations >= options_.min_iter && small(rr_)) return finish(CgStatus::converged);
   // Mostly rounding errors: the directions have lost their meaning, and maybe all was had that
   // can be.
   restart_ = is_small_ || drift > drift_ratio * true_norm_;
+  if (restart_) weight_ = 1.0;
   if (restart_ && true_norm_ > stagnation_ratio * last) return finish(CgStatus::stagnated);
   wait(CgNeed::poll, &Recurrence<T>::go_on);
 }

@@ -64,10 +64,11 @@ struct CgIterate {
   Buffer<T> x;  // (P,)
 };
 
-// Vectors (P,) of one solve, owned by the caller.
+// Vectors (P,) of one solve, owned by the caller; y and s are used for CgStopping::residual alone, z
+// with a preconditioner alone.
 template <class T>
 struct CgVectors {
-  T *x, *r, *p, *q, *z;
+  T *x, *r, *p, *q, *z, *y, *s;
 };
 
 enum class CgNeed { nothing, poll, preconditioned_residual, product_of_x, product_of_p };
@@ -128,6 +129,14 @@ class Recurrence {
   void stepped();
   void verify();
 
+  // Residual smoothing (Schoenauer; Weiss 1996): y_k = y_{k-1} + weight (x_k - y_{k-1}) with the
+  // residual s_k = s_{k-1} + weight (r_k - s_{k-1}), weight in [0, 1] so that |s_k| is least. Without
+  // preconditioner |s_k| is what MINRES attains. It begins with the first residual that is longer
+  // than the one before, and y replaces x as soon as s is small enough.
+  void choose_weight(double rr, double sr, double ss);
+  bool smoothed_is_small() const;
+  void take_smoothed();
+
   // Whether |x + length p| reaches the radius, or nothing but the radius bounds the step; x then is
   // the point of the sphere. The margin is the rounding of x + length p, whose terms are at most 2
   // radii long.
@@ -165,6 +174,8 @@ class Recurrence {
   bool restart_ = true;     // the next direction is z, without the one before
   bool start_is_zero_ = true, residual_is_true_ = true, is_bounded_ = false;
   bool is_small_ = false;  // by the recurrence
+  bool smooths_ = false;
+  double weight_ = 1.0, smoothed_ = 0.0;  // of x_k in y_k, |s_k|^2; y and s are one step behind
   bool ending_ = false, is_back_ = false;
   std::vector<double> phis_;  // phi_0 .. phi_i
   CgSummary summary_;

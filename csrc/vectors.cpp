@@ -178,6 +178,50 @@ double Vectors<T>::cg_update(double a, double shift, const T* p, const T* q, T* 
 }
 
 template <class T>
+std::array<double, 3> Vectors<T>::smoothed_update(
+    double weight, double a, double shift, const T* p, const T* q, T* x, T* r, T* y, T* s) {
+  const T part = static_cast<T>(weight), factor = static_cast<T>(a),
+          damping = static_cast<T>(shift);
+  // Shorter than the blocks of sums: r and s stay in the first-level cache.
+  constexpr Index piece = Index{1} << 11;
+  each_block([=](Index first, Index last) {
+    double sums[3] = {};
+    for (Index begin = first; begin < last; begin += piece) {
+      const Index end = std::min(last, begin + piece);
+      if (weight == 1.0) {
+        std::copy(x + begin, x + end, y + begin);
+        std::copy(r + begin, r + end, s + begin);
+      } else {
+        for (Index i = begin; i < end; ++i) y[i] += part * (x[i] - y[i]);
+        for (Index i = begin; i < end; ++i) s[i] += part * (r[i] - s[i]);
+      }
+      for (Index i = begin; i < end; ++i) {
+        x[i] += factor * p[i];
+        r[i] -= factor * (q[i] + damping * p[i]);
+      }
+      const auto part_of = [=](const T* u, const T* v) {
+        return chained_sum(begin, end, [=](Index i) {
+          return static_cast<double>(u[i]) * static_cast<double>(v[i]);
+        });
+      };
+      sums[0] += part_of(r, r);
+      sums[1] += part_of(s, r);
+      sums[2] += part_of(s, s);
+    }
+    for (Index k = 0; k < 3; ++k) partial_[k * num_blocks_ + first / block] = sums[k];
+  });
+  return {add_up(0), add_up(1), add_up(2)};
+}
+
+template <class T>
+void Vectors<T>::blend(double weight, const T* y, T* x) {
+  const T part = static_cast<T>(weight);
+  each_block([=](Index begin, Index end) {
+    for (Index i = begin; i < end; ++i) x[i] = y[i] + part * (x[i] - y[i]);
+  });
+}
+
+template <class T>
 std::array<double, 2> Vectors<T>::subtract_and_dot(const T* g, const T* x, T* q) {
   each_block([=](Index begin, Index end) {
     for (Index i = begin; i < end; ++i) q[i] = g[i] - q[i];

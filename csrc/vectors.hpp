@@ -55,6 +55,12 @@ class Vectors {
   double shifted_dot(double shift, const T* p, const T* q);
   // x += a p, r -= a (q + shift p); returns r'r.
   double cg_update(double a, double shift, const T* p, const T* q, T* x, T* r);
+  // y += weight (x - y), s += weight (r - s), or y = x, s = r for weight 1; then cg_update of x and r.
+  // Returns r'r, s'r and s's.
+  std::array<double, 3> smoothed_update(
+      double weight, double a, double shift, const T* p, const T* q, T* x, T* r, T* y, T* s);
+  // x = y + weight (x - y)
+  void blend(double weight, const T* y, T* x);
   // q = g - q; returns q'q and x'(g + q) of the new q.
   std::array<double, 2> subtract_and_dot(const T* g, const T* x, T* q);
   // x'x, x'p, p'p
