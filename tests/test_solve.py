@@ -50,9 +50,7 @@ def test_kfac_is_that_of_the_batch(rng):
     weight = rng.random(70)
     matrix, g, problem = set_up(case, sample_weight=weight, l2=0.02, damping=0.01)
     result = ng.solve(matrix, g, damping=0.03, method="kfac_cg")
-    kfac = ng.KFAC(
-        problem.net, case.loss, problem.x, samples=1, damping=0.06, sample_weight=weight
-    )
+    kfac = ng.KFAC(problem.net, case.loss, problem.x, samples=1, damping=0.06, sample_weight=weight)
     other = ng.cg(matrix, g, damping=0.03, preconditioner=kfac)
     assert result.method == "kfac_cg"
     assert cases.same_bits(result.x, other.x)

@@ -103,7 +103,10 @@ def cg(
     Notes
     -----
     One product per iteration, one to check the residual before "converged" is said and one per 50
-    iterations. b is scaled to length 1 inside, so its size does not matter, in float32 either.
+    iterations. With stopping="residual" and residuals that do not fall monotonically, x is the mean
+    of the iterates that has the least residual as soon as that is small enough: what MINRES returns
+    where there is no preconditioner. Any other stop returns the last iterate, of least quadratic.
+    b is scaled to length 1 inside, so its size does not matter, in float32 either.
     """
     start = time.perf_counter()
     operator = as_linear_map(A)
@@ -212,9 +215,10 @@ def multishift_cg(
 
     Notes
     -----
-    As many products as `cg` needs for the smallest damping alone, the check included. The other
-    systems ride along by the recursions of Frommer and Maass (1999), and stop when they have
-    converged. There is no preconditioner: it would have to commute with A.
+    As many products as CG needs for the smallest damping alone, the check included; `cg`, which may
+    stop at a mean of iterates, needs fewer where their residuals oscillate. The other systems ride
+    along by the recursions of Frommer and Maass (1999), and stop when they have converged. There is
+    no preconditioner: it would have to commute with A.
     """
     start = time.perf_counter()
     operator = as_linear_map(A)

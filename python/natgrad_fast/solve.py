@@ -97,12 +97,8 @@ def solve(
                 method = min(fitting, key=lambda name: fitting[name].cost)
             else:
                 method = min(estimates, key=lambda name: estimates[name].bytes)
-    if method != "cg" and not isinstance(matrix, GaussNewtonMatrix):
-        raise ValueError(f"method {method!r} needs a matrix with a factor, got {matrix!r}: use cg")
-    if method != "cg" and preconditioner is not None:
-        raise ValueError(f"preconditioner is for method 'cg', got method {method!r}")
     if method == "kfac_cg":
-        preconditioner = _kfac(matrix, damping)
+        preconditioner = _kfac(_as_factored(matrix, method, preconditioner), damping)
     if method in ("cg", "kfac_cg"):
         result = cg(
             matrix,
@@ -116,7 +112,7 @@ def solve(
         fields = {f.name: getattr(result, f.name) for f in dataclasses.fields(result)}
         seconds = time.perf_counter() - start
         return SolveResult(**{**fields, "seconds": seconds}, method=method, estimates=estimates)
-    answer = SampleSpace(matrix).solve(
+    answer = SampleSpace(_as_factored(matrix, method, preconditioner)).solve(
         g,
         y=y,
         damping=damping,
@@ -233,6 +229,14 @@ def _kfac(matrix: GaussNewtonMatrix, damping: float) -> Any:
         return None
     factors.refresh(shift)
     return SimpleNamespace(core=factors, shape=matrix.shape)
+
+
+def _as_factored(matrix: CurvatureMatrix, method: str, preconditioner: Any) -> GaussNewtonMatrix:
+    if not isinstance(matrix, GaussNewtonMatrix):
+        raise ValueError(f"method {method!r} needs a matrix with a factor, got {matrix!r}: use cg")
+    if preconditioner is not None:
+        raise ValueError(f"preconditioner is for method 'cg', got method {method!r}")
+    return matrix
 
 
 def _as_right_hand_side(matrix: Any, g: ArrayLike) -> Any:
