@@ -32,6 +32,66 @@ Eigen::VectorXd clip(const Eigen::VectorXd& values, double shift) {
   return shifted.cwiseMax(relative_noise<T> * shifted[shifted.size() - 1]);
 }
 
+// The cut of an (n x n) matrix into square tiles; the last ones are smaller.
+struct Tiles {
+  explicit Tiles(Index rows) : n(rows), count((rows + width - 1) / width) {}
+  Index begin(Index i) const { return i * width; }
+  Index size(Index i) const { return std::min(width, n - begin(i)); }
+  template <class M>
+  auto block(M& a, Index i, Index j) const {
+    return a.block(begin(i), begin(j), size(i), size(j));
+  }
+  static constexpr Index width = 96;
+  Index n, count;
+};
+
+// out = the symmetric matrix with the block `b` at (first_row, first_col) and its mirror image; a
+// block on the diagonal is read above it.
+template <class T>
+void store_symmetric(const Eigen::MatrixXd& b, Index first_row, Index first_col, Matrix<T>& out) {
+  for (Index c = 0; c < b.cols(); ++c) {
+    const Index rows = first_row == first_col ? c + 1 : b.rows();
+    for (Index r = 0; r < rows; ++r)
+      out.row(first_col + c)[first_row + r] = out.row(first_row + r)[first_col + c] =
+          static_cast<T>(b(r, c));
+  }
+}
+
+// out = (R'R)^-1 = X X', X = R^-1, for R in the upper triangle of r; 2 n^3 / 3 flops. Row i of X
+// follows from left to right: X_ij = -(sum_{i <= k < j} X_ik R_kj) R_jj^-1.
+template <class T>
+void invert_factored(const Eigen::Ref<Eigen::MatrixXd>& r, int num_threads, Matrix<T>& out) {
+  const Tiles tiles(r.rows());
+  Buffer<double> data(checked_product(r.rows(), r.rows(), "Kronecker factor"));
+  Eigen::Map<Eigen::MatrixXd> x(data.data(), r.rows(), r.rows());
+  const auto triangle = [&](Index j) {
+    return tiles.block(r, j, j).template triangularView<Eigen::Upper>();
+  };
+  parallel_for(tiles.count, num_threads, [&](Index i, int) {
+    auto corner = tiles.block(x, i, i);
+    corner.setIdentity();
+    triangle(i).solveInPlace(corner);
+    for (Index j = i + 1; j < tiles.count; ++j) {
+      const Index done = tiles.begin(j) - tiles.begin(i);
+      auto block = tiles.block(x, i, j);
+      block.noalias() = -x.block(tiles.begin(i), tiles.begin(i), tiles.size(i), done) *
+                        r.block(tiles.begin(i), tiles.begin(j), done, tiles.size(j));
+      triangle(j).template solveInPlace<Eigen::OnTheRight>(block);
+    }
+  });
+  parallel_for(tiles.count * tiles.count, num_threads, [&](Index task, int) {
+    const Index j = task / tiles.count, i = task % tiles.count;  // the deepest products first
+    if (i > j) return;
+    const Index depth = tiles.n - tiles.begin(j);
+    const auto rows = [&](Index k) {
+      return x.block(tiles.begin(k), tiles.begin(j), tiles.size(k), depth);
+    };
+    Eigen::MatrixXd block(tiles.size(i), tiles.size(j));
+    block.noalias() = rows(i) * rows(j).transpose();
+    store_symmetric(block, tiles.begin(i), tiles.begin(j), out);
+  });
+}
+
 template <class T>
 bool is_clipped(const Matrix<T>& s, double scale, double shift) {
   return !(shift >= relative_noise<T> * scale * trace(s));
@@ -65,23 +125,28 @@ void shift_matrix(const Matrix<T>& s, double scale, double shift, double* out) {
 }
 
 template <class T>
-void invert_shifted(const Matrix<T>& s, double scale, double shift, Matrix<T>& out) {
-  Eigen::MatrixXd d = scale * map(s).template cast<double>(), inverse;
+void invert_shifted(
+    const Matrix<T>& s, double scale, double shift, int num_threads, Matrix<T>& out) {
+  const Index n = s.rows;
   if (is_clipped(s, scale, shift)) {
-    const Solver solver = eigen_solver(d);
+    const Solver solver = eigen_solver(scale * map(s).template cast<double>());
     const Eigen::MatrixXd& u = solver.eigenvectors();
     const Eigen::VectorXd values = clip<T>(solver.eigenvalues(), shift);
-    inverse = u * values.cwiseInverse().asDiagonal() * u.transpose();
-  } else {
-    d.diagonal().array() += shift;
-    const Eigen::LLT<Eigen::MatrixXd> cholesky(d);
-    if (cholesky.info() != Eigen::Success)
-      throw std::runtime_error("the Cholesky decomposition of a Kronecker factor failed");
-    inverse = cholesky.solve(Eigen::MatrixXd::Identity(s.rows, s.rows));
+    store_symmetric(u * values.cwiseInverse().asDiagonal() * u.transpose(), 0, 0, out);
+    return;
   }
-  for (Index i = 0; i < s.rows; ++i)
-    for (Index j = 0; j <= i; ++j)
-      out.row(i)[j] = out.row(j)[i] = static_cast<T>(0.5 * (inverse(i, j) + inverse(j, i)));
+  Buffer<double> data(checked_product(n, n, "Kronecker factor"));
+  Eigen::Map<Eigen::MatrixXd> d(data.data(), n, n);
+  const Tiles tiles(n);
+  parallel_for(tiles.count, num_threads, [&](Index j, int) {  // row j of S is column j of D
+    for (Index c = tiles.begin(j); c < tiles.begin(j) + tiles.size(j); ++c) {
+      for (Index r = 0; r <= c; ++r) d(r, c) = scale * static_cast<double>(s.row(c)[r]);
+      d(c, c) += shift;
+    }
+  });
+  if (!cholesky_upper(d, num_threads))
+    throw std::runtime_error("the Cholesky decomposition of a Kronecker factor failed");
+  invert_factored(d, num_threads, out);
 }
 
 template <class T>
@@ -107,35 +172,37 @@ void rotate_diagonal(const BasisChange<T>& left, const BasisChange<T>& right, Ma
     for (Index j = 0; j < scales.cols; ++j) scales.row(i)[j] = static_cast<T>(rotated(i, j));
 }
 
-bool cholesky_upper(Eigen::MatrixXd& a, int num_threads) {
-  constexpr Index tile = 192;
-  const Index n = a.rows(), num_tiles = (n + tile - 1) / tile;
-  const auto block = [&](Index i, Index j) {
-    return a.block(i * tile, j * tile, std::min(tile, n - i * tile), std::min(tile, n - j * tile));
+// Row k of R follows from the rows above by products as deep as they go. The task of the next
+// diagonal block, the longest, comes first and factorises it, so nobody waits for that.
+bool cholesky_upper(Eigen::Ref<Eigen::MatrixXd> a, int num_threads) {
+  const Tiles tiles(a.rows());
+  const auto above = [&](Index k, Index j) {
+    return a.block(0, tiles.begin(j), tiles.begin(k), tiles.size(j));
   };
-  for (Index k = 0; k < num_tiles; ++k) {
-    auto corner = block(k, k);
-    const Eigen::LLT<Eigen::Ref<Eigen::MatrixXd>, Eigen::Upper> diagonal(corner);
-    if (diagonal.info() != Eigen::Success) return false;
-    const Index rest = num_tiles - k - 1;
-    parallel_for(rest, num_threads, [&](Index j, int) {
-      auto row = block(k, k + 1 + j);
-      corner.triangularView<Eigen::Upper>().transpose().solveInPlace(row);
+  const auto factorize = [&](Index k) {
+    auto corner = tiles.block(a, k, k);
+    if (k > 0)
+      corner.template triangularView<Eigen::Upper>() -= above(k, k).transpose() * above(k, k);
+    return Eigen::LLT<Eigen::Ref<Eigen::MatrixXd>, Eigen::Upper>(corner).info() == Eigen::Success;
+  };
+  bool is_definite = factorize(0);
+  for (Index k = 0; k + 1 < tiles.count && is_definite; ++k)
+    parallel_for(tiles.count - k - 1, num_threads, [&](Index task, int) {
+      const Index j = k + 1 + task;
+      auto block = tiles.block(a, k, j);
+      if (k > 0) block.noalias() -= above(k, k).transpose() * above(k, j);
+      tiles.block(a, k, k).template triangularView<Eigen::Upper>().transpose().solveInPlace(block);
+      if (task == 0) is_definite = factorize(j);
     });
-    parallel_for(rest * rest, num_threads, [&](Index task, int) {
-      const Index i = k + 1 + task / rest, j = k + 1 + task % rest;
-      if (i <= j) block(i, j).noalias() -= block(k, i).transpose() * block(k, j);
-    });
-  }
-  return a.diagonal().allFinite();
+  return is_definite && a.diagonal().allFinite();
 }
 
-#define NATGRAD_INSTANTIATE(T)                                                \
-  template double trace(const Matrix<T>&);                                    \
-  template double frobenius_norm(const Matrix<T>&);                           \
-  template void shift_matrix(const Matrix<T>&, double, double, double*);      \
-  template void invert_shifted(const Matrix<T>&, double, double, Matrix<T>&); \
-  template void decompose(const Matrix<T>&, Matrix<T>&, double*);             \
+#define NATGRAD_INSTANTIATE(T)                                                     \
+  template double trace(const Matrix<T>&);                                         \
+  template double frobenius_norm(const Matrix<T>&);                                \
+  template void shift_matrix(const Matrix<T>&, double, double, double*);           \
+  template void invert_shifted(const Matrix<T>&, double, double, int, Matrix<T>&); \
+  template void decompose(const Matrix<T>&, Matrix<T>&, double*);                  \
   template void rotate_diagonal(const BasisChange<T>&, const BasisChange<T>&, Matrix<T>&);
 NATGRAD_INSTANTIATE(float)
 NATGRAD_INSTANTIATE(double)

@@ -1,6 +1,6 @@
-// Inverses and eigenbases of symmetric positive semi-definite matrices: Eigen's decompositions, in
-// double whatever T is. All but cholesky_upper() runs on the calling thread; callers hand out the
-// matrices.
+// Inverses and eigenbases of symmetric positive semi-definite matrices, in double whatever T is:
+// Eigen's decompositions, of tiles where the matrix is shared by threads. What takes no number of
+// threads runs on the calling one; callers hand out the matrices.
 #pragma once
 
 #include <Eigen/Core>
@@ -28,6 +28,13 @@ struct Matrix {
   Buffer<T> data;
 };
 
+template <class T>
+bool all_finite(const T* x, Index size) {
+  int bad = 0;
+  for (Index i = 0; i < size; ++i) bad |= x[i] - x[i] != T(0);  // NaN unless x is finite
+  return bad == 0;
+}
+
 // Eigenvalues below this part of the trace are noise of sums that were accumulated in T.
 template <class T>
 inline constexpr double relative_noise = 64.0 * std::numeric_limits<T>::epsilon();
@@ -46,9 +53,11 @@ double frobenius_norm(const Matrix<T>& s);
 template <class T>
 void shift_matrix(const Matrix<T>& s, double scale, double shift, double* out);
 
-// out = D^-1 (n x n), exactly symmetric. By Cholesky, or by the eigenbasis where D was clipped.
+// out = D^-1 (n x n), exactly symmetric. By Cholesky, n^3 flops on fixed tiles, or by the eigenbasis
+// where D was clipped.
 template <class T>
-void invert_shifted(const Matrix<T>& s, double scale, double shift, Matrix<T>& out);
+void invert_shifted(
+    const Matrix<T>& s, double scale, double shift, int num_threads, Matrix<T>& out);
 
 // S = U diag(values) U': out = U' (n x n, a row is an eigenvector), values ascending.
 template <class T>
@@ -69,6 +78,6 @@ void rotate_diagonal(const BasisChange<T>& left, const BasisChange<T>& right, Ma
 // A = R'R in place for the upper triangle of A (n x n), in double; false if A is not positive
 // definite to rounding. Eigen's factorisation of diagonal blocks, the rest on fixed tiles shared by
 // threads; n^3 / 3 flops.
-bool cholesky_upper(Eigen::MatrixXd& a, int num_threads);
+bool cholesky_upper(Eigen::Ref<Eigen::MatrixXd> a, int num_threads);
 
 }  // namespace natgrad

@@ -42,11 +42,6 @@ LayerBasis<T> zero_basis(Index n, Index d) {
   return basis;
 }
 
-template <class T>
-void copy_rows(const Matrix<T>& from, Matrix<T>& to) {
-  for (Index i = 0; i < from.rows; ++i) std::copy_n(from.row(i), from.cols, to.row(i));
-}
-
 // to = from', from (n x n).
 template <class T>
 void copy_transposed(const Matrix<T>& from, Matrix<T>& to) {
@@ -73,14 +68,6 @@ std::vector<double> to_double(const Matrix<T>& m, double scale) {
   for (Index i = 0; i < m.rows; ++i)
     for (Index j = 0; j < m.cols; ++j) result.push_back(scale * static_cast<double>(m.row(i)[j]));
   return result;
-}
-
-template <class T>
-bool all_finite(const Matrix<T>& m) {
-  T sum = 0;  // 0 x is 0 for finite x, NaN for any other
-  for (Index i = 0; i < m.rows; ++i)
-    for (Index j = 0; j < m.cols; ++j) sum += T(0) * m.row(i)[j];
-  return sum == T(0);
 }
 
 }  // namespace
@@ -132,20 +119,18 @@ void KroneckerFactors<T>::make_tasks() {
 // ---- Moving averages ----------------------------------------------------------------------------
 
 template <class T>
-bool KroneckerFactors<T>::is_finite(Moment moment) const {
-  for (std::size_t l = 0; l < net_.layers.size(); ++l)
-    if (!all_finite((moments_.*moment)(l))) return false;
-  return true;
-}
-
-template <class T>
 void KroneckerFactors<T>::blend(Moment moment, double keep, std::vector<Matrix<T>>& averages) {
+  constexpr Index piece = Index{1} << 14;
   const T old = static_cast<T>(keep), fresh = static_cast<T>(1.0 - keep);
-  parallel_for(static_cast<Index>(averages.size()), options_.num_threads, [&](Index i, int) {
-    const std::size_t l = static_cast<std::size_t>(i);
-    const Buffer<T>& data = (moments_.*moment)(l).data;
-    Buffer<T>& average = averages[l].data;
-    for (Index k = 0; k < data.size(); ++k)
+  std::vector<Task> tasks;
+  for (std::size_t l = 0; l < averages.size(); ++l)
+    for (Index k = 0; k < averages[l].data.size(); k += piece)
+      tasks.push_back({l, k, std::min(averages[l].data.size(), k + piece)});
+  parallel_for(static_cast<Index>(tasks.size()), options_.num_threads, [&](Index i, int) {
+    const Task& task = tasks[static_cast<std::size_t>(i)];
+    const T* data = (moments_.*moment)(task.layer).data.data();
+    T* average = averages[task.layer].data.data();
+    for (Index k = task.begin; k < task.end; ++k)
       average[k] = keep == 0.0 ? data[k] : old * average[k] + fresh * data[k];
   });
 }
@@ -161,8 +146,7 @@ bool KroneckerFactors<T>::update(Linearization<T>& lin,
         lin.net().num_params,
         " parameters, the factors have ",
         net_.num_params);
-  moments_.measure_factors(lin, output, weights);
-  if (!is_finite(&LayerMoments<T>::inputs) || !is_finite(&LayerMoments<T>::outputs)) return false;
+  if (!moments_.measure_factors(lin, output, weights)) return false;
   const double keep = std::min(1.0 - 1.0 / static_cast<double>(num_updates_ + 1), decay);
   blend(&LayerMoments<T>::inputs, keep, inputs_);
   blend(&LayerMoments<T>::outputs, keep, outputs_);
@@ -170,11 +154,24 @@ bool KroneckerFactors<T>::update(Linearization<T>& lin,
   if (uses_diagonals()) {
     if (num_updates_ % options_.basis_period == 0) update_bases();
     moments_.measure_diagonals(lin, output, weights, bases_);
-    if (!is_finite(&LayerMoments<T>::diagonals)) return false;
+    for (std::size_t l = 0; l < net_.layers.size(); ++l) {
+      const Buffer<T>& diagonal = moments_.diagonals(l).data;
+      if (!all_finite(diagonal.data(), diagonal.size())) return false;
+    }
     blend(&LayerMoments<T>::diagonals, keep, diagonals_);
   }
   ++num_updates_;
   return true;
+}
+
+template <class T>
+std::vector<Index> KroneckerFactors<T>::factors_by_size() const {
+  std::vector<Index> order(2 * net_.layers.size());
+  std::iota(order.begin(), order.end(), Index{0});
+  std::stable_sort(order.begin(), order.end(), [&](Index a, Index b) {
+    return factor(a).rows > factor(b).rows;
+  });
+  return order;
 }
 
 template <class T>
@@ -188,15 +185,17 @@ void KroneckerFactors<T>::update_bases() {
     input_values_[l].resize(static_cast<std::size_t>(n));
     output_values_[l].resize(static_cast<std::size_t>(d));
   }
-  parallel_for(2 * num_layers, options_.num_threads, [&](Index task, int) {
-    const std::size_t l = static_cast<std::size_t>(task / 2);
-    if (task % 2 == 1) {
+  const std::vector<Index> order = factors_by_size();
+  parallel_for(2 * num_layers, options_.num_threads, [&](Index i, int) {
+    const Index k = order[static_cast<std::size_t>(i)];
+    const std::size_t l = static_cast<std::size_t>(k / 2);
+    if (k % 2 == 1) {
       decompose(outputs_[l], bases[l].outputs_transposed, output_values_[l].data());
       return;
     }
     decompose(inputs_[l], bases[l].inputs_transposed, input_values_[l].data());
     const Index n = inputs_[l].rows;
-    for (Index k = 0; k < n; ++k) bases[l].constant[k] = bases[l].inputs_transposed.row(k)[n - 1];
+    for (Index r = 0; r < n; ++r) bases[l].constant[r] = bases[l].inputs_transposed.row(r)[n - 1];
   });
   if (uses_diagonals() && num_updates_ > 0)
     parallel_for(num_layers, options_.num_threads, [&](Index i, int) {
@@ -267,27 +266,34 @@ void KroneckerFactors<T>::refresh(double damping) {
 
 template <class T>
 void KroneckerFactors<T>::refresh_factors(double damping) {
-  // Factors 2 l (inputs) and 2 l + 1 (outputs of layer l), the large ones first.
-  std::vector<Index> order(2 * net_.layers.size());
-  std::iota(order.begin(), order.end(), Index{0});
-  const auto size = [&](Index i) {
-    const std::size_t l = static_cast<std::size_t>(i / 2);
-    return i % 2 == 1 ? outputs_[l].rows : inputs_[l].rows;
-  };
-  std::stable_sort(order.begin(), order.end(), [&](Index a, Index b) { return size(a) > size(b); });
-  parallel_for(static_cast<Index>(order.size()), options_.num_threads, [&](Index i, int) {
-    const Index task = order[static_cast<std::size_t>(i)];
-    const std::size_t l = static_cast<std::size_t>(task / 2);
-    const auto [input_shift, output_shift] = shifts(l, damping);
-    const double scale = factor_scale(l);
-    if (task % 2 == 1) {
-      invert_shifted(outputs_[l], scale, output_shift, inverses_[l].left);
-    } else {
-      Matrix<T> inverse(inputs_[l].rows, inputs_[l].cols);
-      invert_shifted(inputs_[l], scale, input_shift, inverse);
-      pack_columns(inverse, inverses_[l].right.view());
-    }
+  // A factor that would keep a thread longer than its share of the rest is worked at by all threads,
+  // the others by one each.
+  const std::vector<Index> order = factors_by_size();
+  const auto flops = [&](Index i) { return std::pow(static_cast<double>(factor(i).rows), 3); };
+  double rest = 0;
+  for (const Index i : order) rest += flops(i);
+  auto first = order.begin();
+  for (; first != order.end() && flops(*first) * options_.num_threads > rest; ++first) {
+    rest -= flops(*first);
+    invert_factor(*first, damping, options_.num_threads);
+  }
+  parallel_for(order.end() - first, options_.num_threads, [&](Index i, int) {
+    invert_factor(first[i], damping, 1);
   });
+}
+
+template <class T>
+void KroneckerFactors<T>::invert_factor(Index i, double damping, int num_threads) {
+  const std::size_t l = static_cast<std::size_t>(i / 2);
+  const auto [input_shift, output_shift] = shifts(l, damping);
+  const double scale = factor_scale(l);
+  if (i % 2 == 1) {
+    invert_shifted(outputs_[l], scale, output_shift, num_threads, inverses_[l].left);
+  } else {
+    Matrix<T> inverse(inputs_[l].rows, inputs_[l].cols);
+    invert_shifted(inputs_[l], scale, input_shift, num_threads, inverse);
+    pack_columns(inverse, inverses_[l].right.view());
+  }
 }
 
 template <class T>
@@ -297,7 +303,8 @@ void KroneckerFactors<T>::refresh_bases(double damping) {
     const std::size_t l = static_cast<std::size_t>(i);
     Inverse& inverse = inverses_[l];
     const LayerBasis<T>& basis = bases_[l];
-    copy_rows(basis.outputs_transposed, inverse.left);
+    for (Index r = 0; r < inverse.left.rows; ++r)
+      std::copy_n(basis.outputs_transposed.row(r), inverse.left.cols, inverse.left.row(r));
     copy_transposed(basis.outputs_transposed, inverse.left_back);
     pack_columns(basis.inputs_transposed, inverse.right_back.view());
     Matrix<T> inputs(basis.inputs_transposed.rows, basis.inputs_transposed.cols);

@@ -107,12 +107,17 @@ class KroneckerFactors final : public LinearOperator<T> {
   // Shifts of the factors s A and s G.
   std::pair<double, double> shifts(std::size_t l, double damping) const;
   using Moment = const Matrix<T>& (LayerMoments<T>::*)(std::size_t l) const;
-  bool is_finite(Moment moment) const;
   void blend(Moment moment, double keep, std::vector<Matrix<T>>& averages);
   void update_bases();
   // The diagonal in the eigenbasis, (d_l x n), with `damping` added.
   std::vector<double> damped_scales(std::size_t l, double damping) const;
   void refresh_factors(double damping);
+  // Factor 2 l is the inputs' of layer l, 2 l + 1 the outputs'; all of them, the large ones first.
+  const Matrix<T>& factor(Index i) const {
+    return (i % 2 == 1 ? outputs_ : inputs_)[static_cast<std::size_t>(i / 2)];
+  }
+  std::vector<Index> factors_by_size() const;
+  void invert_factor(Index i, double damping, int num_threads);
   void refresh_bases(double damping);
   void make_tasks();
   // f(data, size) for every buffer of the state.

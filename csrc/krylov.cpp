@@ -21,8 +21,11 @@ class Lockstep {
         vectors_(a.size(), options.num_threads),
         num_columns_(num_columns) {
     const Index total = checked_product(num_columns, a.size(), "block of vectors");
-    for (Buffer<T>* buffer : {&b_, &r_, &p_, &q_}) *buffer = Buffer<T>(total);
+    for (Buffer<T>* buffer : {&r_, &p_, &q_}) *buffer = Buffer<T>(total);
     if (preconditioner) z_ = Buffer<T>(total);
+    const bool smooths = options.stopping == CgStopping::residual;
+    if (smooths)
+      for (Buffer<T>* buffer : {&y_, &s_}) *buffer = Buffer<T>(total);
     const auto n = static_cast<std::size_t>(num_columns);
     solves_.reserve(n);
     waiting_.reserve(n);
@@ -30,11 +33,13 @@ class Lockstep {
     quadratics_.resize(n);
     for (Index k = 0; k < num_columns; ++k) {
       const Index at = k * a.size();
-      T* z = preconditioner ? z_.data() + at : nullptr;
+      const auto part = [&](Buffer<T>& buffer) {
+        return buffer.size() > 0 ? buffer.data() + at : nullptr;
+      };
       solves_.emplace_back(
           a.size(),
           preconditioner != nullptr,
-          CgVectors<T>{x + at, b_.data() + at, r_.data() + at, p_.data() + at, q_.data() + at, z},
+          CgVectors<T>{x + at, part(r_), part(p_), part(q_), part(z_), part(y_), part(s_)},
           options,
           iterates);
     }
@@ -121,7 +126,7 @@ class Lockstep {
   const CgOptions& options_;
   Vectors<T> vectors_;
   Index num_columns_;
-  Buffer<T> b_, r_, p_, q_, z_;             // (K x P)
+  Buffer<T> r_, p_, q_, z_, y_, s_;         // (K x P)
   Buffer<T> staged_input_, staged_output_;  // (K x P), once columns have dropped out
   std::vector<Recurrence<T>> solves_;
   std::vector<Recurrence<T>*> waiting_;

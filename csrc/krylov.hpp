@@ -22,9 +22,11 @@ class DiagonalOperator final : public LinearOperator<T> {
 // Preconditioned conjugate gradients for (A + damping I) x_k = b_k, K right-hand sides in lockstep:
 // every round is one block product for the columns that have not stopped.
 //
-// b, x (K x P); x holds the starts on entry, the solutions on return. `preconditioner` approximates
+// b, x (K x P); x holds the starts on entry, unless options.zero_start, the solutions on return. `preconditioner` approximates
 // the inverse of A + damping I; null for none. Stopping, for each column by itself:
-//   residual           |r| <= max(rtol |b|, atol), r = b - (A + damping I) x computed from x
+//   residual           |r| <= max(rtol |b|, atol), r = b - (A + damping I) x computed from x; where
+//                      |r| does not fall monotonically, x may be the mean of the iterates with the
+//                      least residual (smoothing), which needs fewer iterations
 //   relative_progress  i > k, phi_i < 0 and (phi_i - phi_{i-k}) / phi_i < 5e-4 k, for phi the
 //                      quadratic and k = max(10, ceil(0.1 i)): the rule and the constants of
 //                      Martens' Hessian-free code; or |r| <= atol

@@ -34,8 +34,9 @@ class LayerMoments {
 
   // inputs and outputs; then diagonals in `bases`. One backward sweep for every column each:
   // 2 N P flops a column, and 2 N (n^2 + columns d_l^2) / 2 a layer for the factors, twice that and
-  // 2 N n d_l for the diagonals. The bits do not depend on threads or chunks.
-  void measure_factors(Linearization<T>& linearization,
+  // 2 N n d_l for the diagonals. The bits do not depend on threads or chunks. Returns whether all
+  // elements of the factors are finite.
+  bool measure_factors(Linearization<T>& linearization,
                        OutputMatrices<T>& output,
                        const CaseWeights<T>& weights);
   void measure_diagonals(Linearization<T>& linearization,
@@ -52,32 +53,31 @@ class LayerMoments {
   static Matrix<T> make_sums(Index rows, Index cols);
 
  private:
-  void reserve(Linearization<T>& lin, const CaseWeights<T>& weights, Index num_columns);
-  void set_zero(std::vector<Matrix<T>>& sums);
+  void reserve(Linearization<T>& lin, const CaseWeights<T>& weights);
+  void reserve_factors(Index num_columns);
   Index columns_at_once(const Linearization<T>& lin, Index num_columns) const;
-  void add_outputs(Linearization<T>& lin, const Deltas<T>& deltas);
+  // Added to what is in the sums if `add`.
+  void add_outputs(Linearization<T>& lin, const Deltas<T>& deltas, bool add);
   void add_inputs(Linearization<T>& lin);
-  void finish_factors();
+  bool finish_factors();
   void add_squares(Linearization<T>& lin,
                    const Deltas<T>& deltas,
                    const std::vector<LayerBasis<T>>& bases);
   void add_diagonals(Linearization<T>& lin, const std::vector<LayerBasis<T>>& bases);
-  // Columns of features (cases x n) from (n x cases), each case times scales_; a missing last row
-  // of `a` is 1.
-  void scale_and_transpose(
-      PanelView<const T> a, Index n, Index first, Index count, PanelView<T> out) const;
+  static void scale_features(const T* scales, Index first, Index count, PanelView<T> out);
 
   const Architecture net_;
   MomentWeighting weighting_;
   int threads_ = 1;
   std::vector<Matrix<T>> inputs_, outputs_, diagonals_;
 
-  Buffer<T> weights_;                   // w_i of the batch, 0 past N
-  Buffer<T> scales_;                    // of the cases of a chunk, for one layer
-  std::vector<Buffer<double>> traces_;  // sum_c |u_ic|^2, [layer][case of the batch]
-  std::vector<Buffer<T>> transposed_;   // [column]: (cases of a chunk x widest layer)
-  std::vector<Panels<T>> squares_;      // [layer]: sum_c (U_G'u_ic)^2, (d_l x cases of a chunk)
-  Buffer<T> rotated_;                   // (widest layer x cases of a chunk)
+  Index chunk_ = 0;                                 // cases of a chunk, filled up
+  Buffer<T> weights_;                               // w_i of the batch, 0 past N
+  std::vector<Buffer<double>> traces_;              // sum_c |u_ic|^2, [layer][case of the batch]
+  std::vector<std::vector<Panels<T>>> transposed_;  // [column][layer]: w_i u_ic, (chunk x d_l)
+  std::vector<Panels<T>> scaled_;                   // [layer]: w_i a_i, (d_{l-1} x chunk)
+  std::vector<Panels<T>> squares_;                  // [layer]: sum_c (U_G'u_ic)^2, (d_l x chunk)
+  Buffer<T> rotated_, rotated_transposed_;  // (widest layer x chunk), (chunk x widest layer)
 };
 
 }  // namespace natgrad

@@ -116,7 +116,7 @@ class Run {
     const Shift base = active_.front();
     a_.apply(direction(base.place), q_.data());
     ++summary_.matvecs;
-    const double curvature = vectors_.shift_and_dot(base.damping, direction(base.place), q_.data());
+    const double curvature = vectors_.shifted_dot(base.damping, direction(base.place), q_.data());
     const double alpha = rr_ / curvature;
     if (!std::isfinite(curvature)) {
       stop_all(CgStatus::non_finite);
@@ -130,7 +130,8 @@ class Run {
       stop_where(is_refuted, CgStatus::negative_curvature);
       return false;
     }
-    const double rr = vectors_.residual_update(alpha, q_.data(), r_.data());
+    const double rr =
+        vectors_.residual_update(alpha, base.damping, direction(base.place), q_.data(), r_.data());
     if (!std::isfinite(rr)) {
       stop_all(CgStatus::non_finite);
       return false;
@@ -204,9 +205,9 @@ class Run {
     summary_.matvecs += count();
     for (Index j = 0; j < count(); ++j) {
       CgSummary& record = summary(j);
-      vectors_.add(dampings_[static_cast<std::size_t>(j)], x(j), direction(j));
-      double drift = 0.0;
-      const double rr = vectors_.replace_residual(b_.data(), direction(j), r_.data(), &drift);
+      const double damping = dampings_[static_cast<std::size_t>(j)];
+      const double rr =
+          vectors_.replace_residual(1.0, b_.data(), damping, x(j), direction(j), r_.data())[0];
       if (!std::isfinite(rr)) continue;
       record.residual_norm = std::sqrt(rr);
       record.quadratic = quadratic(j, 1.0);
@@ -227,9 +228,8 @@ class Run {
     if (!is_over || !(length > 0.0) || !std::isfinite(length)) return;
     a_.apply(x(place), direction(place));
     ++summary_.matvecs;
-    vectors_.add(*least, x(place), direction(place));
-    double drift = 0.0;
-    const double rr = vectors_.replace_residual(b_.data(), direction(place), r_.data(), &drift);
+    const double rr =
+        vectors_.replace_residual(1.0, b_.data(), *least, x(place), direction(place), r_.data())[0];
     const double error = std::sqrt(std::max(0.0, rr - base.residual_norm * base.residual_norm));
     for (Index j = 0; std::isfinite(rr) && j < count(); ++j) {
       CgSummary& record = summary(j);

@@ -31,17 +31,26 @@ class Philox {
     return block_[used_++];
   }
 
+  // Uniform in [0, 1): the upper 53 bits of a word, as numpy's Generator.random().
+  double uniform() { return static_cast<double>((*this)() >> 11) * 0x1p-53; }
+
  private:
   struct Product {
     std::uint64_t high, low;
   };
 
   static Product multiply(std::uint64_t a, std::uint64_t b) {
+#ifdef __SIZEOF_INT128__
+    __extension__ using Wide = unsigned __int128;
+    const Wide product = static_cast<Wide>(a) * b;
+    return {static_cast<std::uint64_t>(product >> 64), static_cast<std::uint64_t>(product)};
+#else
     constexpr std::uint64_t mask = 0xFFFFFFFF;
     const std::uint64_t low = (a & mask) * (b & mask), left = (a >> 32) * (b & mask),
                         right = (a & mask) * (b >> 32);
     const std::uint64_t middle = (low >> 32) + (left & mask) + (right & mask);
     return {(a >> 32) * (b >> 32) + (left >> 32) + (right >> 32) + (middle >> 32), a * b};
+#endif
   }
 
   static Counter encrypt(Key key, Counter x) {

@@ -18,25 +18,31 @@ Index look_back(Index i) {
   return std::max<Index>(10, (i + 9) / 10);
 }
 constexpr double kept_ratio = 1.3;
+// Of the tolerance, for a smoothed residual: rounding must not lift the true one above it.
+constexpr double smoothed_margin = 0.99;
 
 }  // namespace
 
 template <class T>
 void Recurrence<T>::begin(const T* b) {
+  b_ = b;
   b_norm_ = vectors_.norm(b);
+  if (options_.zero_start) vectors_.fill(T(0), w_.x);
   if (!std::isfinite(b_norm_)) return give_up(CgStatus::non_finite);
   if (b_norm_ == 0.0) {
     vectors_.fill(T(0), w_.x);
     summary_.status = CgStatus::converged;
     return done();
   }
-  scale_units(b);
-  start_is_zero_ = vectors_.norm(w_.x) == 0.0;
+  const double x_norm = options_.zero_start ? 0.0 : vectors_.norm(w_.x);
+  scale_units(x_norm);
+  start_is_zero_ = x_norm == 0.0;
   if (start_is_zero_) {
-    vectors_.copy(w_.b, w_.r);
+    vectors_.scale(1.0 / unit_, b, w_.r);
     rr_ = vectors_.dot(w_.r, w_.r);
     return started();
   }
+  vectors_.scale(1.0 / unit_, w_.x, w_.x);
   vectors_.fill(T(0), w_.r);
   wait(CgNeed::product_of_x, &Recurrence<T>::started_from_x);
 }
@@ -66,13 +72,11 @@ void Recurrence<T>::done() {
 }
 
 template <class T>
-void Recurrence<T>::scale_units(const T* b) {
+void Recurrence<T>::scale_units(double x_norm) {
   // A start much larger than b must stay within the range of T as well.
   const double top = static_cast<double>(std::numeric_limits<T>::max());
-  const double length = std::max(b_norm_, vectors_.norm(w_.x) / std::sqrt(top));
+  const double length = std::max(b_norm_, x_norm / std::sqrt(top));
   if (std::isfinite(length)) unit_ = std::exp2(std::round(std::log2(length)));
-  vectors_.scale(1.0 / unit_, b, w_.b);
-  vectors_.scale(1.0 / unit_, w_.x, w_.x);
   tolerance_ = options_.atol / unit_;
   if (options_.stopping == CgStopping::residual)
     tolerance_ = std::max(tolerance_, options_.rtol * b_norm_ / unit_);
@@ -85,9 +89,9 @@ void Recurrence<T>::scale_units(const T* b) {
 template <class T>
 double Recurrence<T>::refresh() {
   ++summary_.matvecs;
-  vectors_.add(options_.damping, w_.x, w_.q);
-  double drift = 0.0;
-  rr_ = vectors_.replace_residual(w_.b, w_.q, w_.r, &drift);
+  const auto [square, drift] =
+      vectors_.replace_residual(1.0 / unit_, b_, options_.damping, w_.x, w_.q, w_.r);
+  rr_ = square;
   residual_is_true_ = true;
   return drift;
 }
@@ -100,7 +104,7 @@ void Recurrence<T>::started_from_x() {
 
 template <class T>
 void Recurrence<T>::started() {
-  phi_ = start_phi_ = quadratic();
+  phi_ = start_phi_ = start_is_zero_ ? 0.0 : quadratic();
   phis_.reserve(static_cast<std::size_t>(std::min<Index>(options_.max_iter, 1 << 16)) + 1);
   phis_.push_back(phi_);
   if (!std::isfinite(rr_)) return give_up(CgStatus::non_finite);
@@ -143,18 +147,48 @@ void Recurrence<T>::set_direction(const T* z, double rz) {
 template <class T>
 void Recurrence<T>::step() {
   ++summary_.matvecs;
-  const double curvature = vectors_.shift_and_dot(options_.damping, w_.p, w_.q);
+  const double curvature = vectors_.shifted_dot(options_.damping, w_.p, w_.q);
   const double length = rz_ / curvature;
   if (!std::isfinite(curvature)) return finish(CgStatus::non_finite);
   const bool unbounded = curvature <= 0.0 || !std::isfinite(length);
   if (is_bounded_ && crosses_sphere(unbounded, length, curvature))
     return finish(unbounded ? CgStatus::negative_curvature : CgStatus::trust_radius);
   if (unbounded) return finish(CgStatus::negative_curvature);
-  rr_ = vectors_.cg_update(length, w_.p, w_.q, w_.x, w_.r);
+  const double before = rr_;
+  if (smooths_) {
+    const auto [rr, sr, ss] = vectors_.smoothed_update(
+        weight_, length, options_.damping, w_.p, w_.q, w_.x, w_.r, w_.y, w_.s);
+    choose_weight(rr, sr, ss);
+    rr_ = rr;
+  } else {
+    rr_ = vectors_.cg_update(length, options_.damping, w_.p, w_.q, w_.x, w_.r);
+    smooths_ = options_.stopping == CgStopping::residual && rr_ > before;
+    smoothed_ = rr_;
+  }
   residual_is_true_ = false;
   phi_ -= 0.5 * length * rz_;
   if (!std::isfinite(rr_)) return finish(CgStatus::non_finite);
   stepped();
+}
+
+template <class T>
+void Recurrence<T>::choose_weight(double rr, double sr, double ss) {
+  const double square = ss - 2.0 * sr + rr;
+  weight_ = square > 0.0 ? std::clamp((ss - sr) / square, 0.0, 1.0) : 0.0;
+  smoothed_ = std::max(0.0, ss - weight_ * (2.0 * (ss - sr) - weight_ * square));
+}
+
+template <class T>
+bool Recurrence<T>::smoothed_is_small() const {
+  return smooths_ && std::sqrt(smoothed_) <= smoothed_margin * tolerance_;
+}
+
+template <class T>
+void Recurrence<T>::take_smoothed() {
+  if (weight_ == 1.0) return;
+  vectors_.blend(weight_, w_.y, w_.x);
+  vectors_.blend(weight_, w_.s, w_.r);
+  weight_ = 1.0;
 }
 
 template <class T>
@@ -199,7 +233,8 @@ void Recurrence<T>::stepped() {
   keep_iterate();
   const bool may_stop = i >= options_.min_iter;
   if (may_stop && progress_is_small(i)) return finish(CgStatus::relative_progress);
-  is_small_ = may_stop && small(rr_);
+  is_small_ = may_stop && (small(rr_) || smoothed_is_small());
+  if (is_small_ && !small(rr_)) take_smoothed();
   if (is_small_ || i % refresh_period == 0)
     return wait(CgNeed::product_of_x, &Recurrence<T>::verify);
   wait(CgNeed::poll, &Recurrence<T>::go_on);
@@ -209,10 +244,12 @@ template <class T>
 void Recurrence<T>::verify() {
   const double last = true_norm_, drift = refresh();
   true_norm_ = std::sqrt(rr_);
+  if (is_small_) phi_ = quadratic();
   if (summary_.iterations >= options_.min_iter && small(rr_)) return finish(CgStatus::converged);
   // Mostly rounding errors: the directions have lost their meaning, and maybe all was had that
   // can be.
   restart_ = is_small_ || drift > drift_ratio * true_norm_;
+  if (restart_) weight_ = 1.0;
   if (restart_ && true_norm_ > stagnation_ratio * last) return finish(CgStatus::stagnated);
   wait(CgNeed::poll, &Recurrence<T>::go_on);
 }

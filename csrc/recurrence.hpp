@@ -43,6 +43,7 @@ struct CgOptions {
   Index min_iter = 1;
   CgStopping stopping = CgStopping::residual;
   double trust_radius = std::numeric_limits<double>::infinity();
+  bool zero_start = false;  // x may be uninitialised, the start is 0
   int num_threads = 1;
   // Asked between iterations, on the calling thread.
   std::function<CgSignal(const CgProgress&)> poll;
@@ -63,10 +64,11 @@ struct CgIterate {
   Buffer<T> x;  // (P,)
 };
 
-// Vectors (P,) of one solve, owned by the caller.
+// Vectors (P,) of one solve, owned by the caller; y and s are used for CgStopping::residual alone, z
+// with a preconditioner alone.
 template <class T>
 struct CgVectors {
-  T *x, *b, *r, *p, *q, *z;
+  T *x, *r, *p, *q, *z, *y, *s;
 };
 
 enum class CgNeed { nothing, poll, preconditioned_residual, product_of_x, product_of_p };
@@ -107,13 +109,13 @@ class Recurrence {
 
   void wait(CgNeed need, Continuation next);
   void done();
-  void scale_units(const T* b);
+  void scale_units(double x_norm);
   bool small(double rr) const { return std::sqrt(rr) <= tolerance_ || rr == 0.0; }
 
   // r = b - (A + damping I) x, given q = A x; returns how far r was from it.
   double refresh();
   // phi = x' (A + damping I) x / 2 - b'x = -x'(b + r) / 2
-  double quadratic() { return -0.5 * (vectors_.dot(w_.x, w_.b) + vectors_.dot(w_.x, w_.r)); }
+  double quadratic() { return -0.5 * vectors_.dot_with_sum(w_.x, 1.0 / unit_, b_, w_.r); }
 
   // The way from the start through the iterations: every function goes on to the next one or waits.
   void started_from_x();
@@ -126,6 +128,14 @@ class Recurrence {
   void step();
   void stepped();
   void verify();
+
+  // Residual smoothing (Schoenauer; Weiss 1996): y_k = y_{k-1} + weight (x_k - y_{k-1}) with the
+  // residual s_k = s_{k-1} + weight (r_k - s_{k-1}), weight in [0, 1] so that |s_k| is least. Without
+  // preconditioner |s_k| is what MINRES attains. It begins with the first residual that is longer
+  // than the one before, and y replaces x as soon as s is small enough.
+  void choose_weight(double rr, double sr, double ss);
+  bool smoothed_is_small() const;
+  void take_smoothed();
 
   // Whether |x + length p| reaches the radius, or nothing but the radius bounds the step; x then is
   // the point of the sphere. The margin is the rounding of x + length p, whose terms are at most 2
@@ -150,6 +160,7 @@ class Recurrence {
 
   bool preconditioned_;
   CgVectors<T> w_;
+  const T* b_ = nullptr;  // in the caller's units
   const CgOptions& options_;
   std::vector<CgIterate<T>>* iterates_;
   Vectors<T> vectors_;
@@ -163,6 +174,8 @@ class Recurrence {
   bool restart_ = true;     // the next direction is z, without the one before
   bool start_is_zero_ = true, residual_is_true_ = true, is_bounded_ = false;
   bool is_small_ = false;  // by the recurrence
+  bool smooths_ = false;
+  double weight_ = 1.0, smoothed_ = 0.0;  // of x_k in y_k, |s_k|^2; y and s are one step behind
   bool ending_ = false, is_back_ = false;
   std::vector<double> phis_;  // phi_0 .. phi_i
   CgSummary summary_;

@@ -171,9 +171,13 @@ Panels<T> SampleSpace<T>::layer_gram(std::size_t l, PanelView<const T> inputs) c
   });
   // Above the diagonal.
   parallel_for(g.count, lin().num_threads(), [&](Index j, int) {
-    for (Index r = 0; r < j * width; ++r)
-      for (Index q = 0; q < width; ++q)
-        g.panel(j)[r * width + q] = g.panel(r / width)[(j * width + q) * width + r % width];
+    for (Index p = 0; p < j; ++p)
+      transpose(g.panel(p) + j * width * width,
+                width,
+                width,
+                width,
+                g.panel(j) + p * width * width,
+                width);
   });
   return gram;
 }

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <random>
 
+#include "panel_arrays.hpp"
 #include "random.hpp"
 
 namespace natgrad {
@@ -22,7 +23,7 @@ template <class T>
 Index draw_class(Index num_classes, const T* p, Index stride, Philox& bits) {
   double total = 0;
   for (Index c = 0; c < num_classes; ++c) total += static_cast<double>(p[c * stride]);
-  const double place = total * std::uniform_real_distribution<double>()(bits);
+  const double place = total * bits.uniform();
   double sum = 0;
   Index last = 0;
   for (Index c = 0; c < num_classes; ++c) {
@@ -34,7 +35,8 @@ Index draw_class(Index num_classes, const T* p, Index stride, Philox& bits) {
 }
 
 // g = factor dL/dz at y drawn from the model's law at z, of one case: elements `stride` apart. The
-// noise goes straight into the derivative, so nothing cancels. For softmax, g holds p at first.
+// noise goes straight into the derivative, so nothing cancels. At first g holds p for softmax, and the
+// smaller of p and 1 - p for Bernoulli.
 template <class T>
 void draw_gradient(
     Loss loss, Index num_outputs, const T* z, Index stride, double factor, Philox& bits, T* g) {
@@ -56,8 +58,9 @@ void draw_gradient(
         gc = normal(bits);
         break;
       case LossKind::bernoulli_cross_entropy: {
-        const double p = 1 / (1 + std::exp(-zc));
-        gc = std::uniform_real_distribution<double>()(bits) < p ? -1 / (1 + std::exp(zc)) : p;
+        const double small = static_cast<double>(g[c * stride]), large = 1 - small;
+        const double p = zc < 0 ? small : large;
+        gc = bits.uniform() < p ? (zc < 0 ? -large : -small) : p;
         break;
       }
       case LossKind::poisson:
@@ -96,8 +99,14 @@ void sample_gradients(Loss loss,
     T* gj = g.panel(j);
     if (loss.kind == LossKind::softmax_cross_entropy) {
       softmax<T>(z.slice(j, 1), {gj, z.rows, size, 1});
-      for (Index s = 1; s < num_samples; ++s) std::copy(gj, gj + size, gj + s * size);
+    } else if (loss.kind == LossKind::bernoulli_cross_entropy) {
+      PanelMap<T> small(gj, z.rows, num_lanes<T>);
+      small = (-array(z, j).abs()).exp();
+      small /= T(1) + small;
     }
+    const bool prepared = loss.kind == LossKind::softmax_cross_entropy ||
+                          loss.kind == LossKind::bernoulli_cross_entropy;
+    for (Index s = 1; s < num_samples && prepared; ++s) std::copy(gj, gj + size, gj + s * size);
     for (Index lane = 0; lane < width; ++lane)
       for (Index s = 0; s < num_samples; ++s) {
         const auto place = static_cast<std::uint64_t>(first_case + j * width + lane);

@@ -36,8 +36,13 @@ double Vectors<T>::sum_blocks(const F& f) {
   parallel_for(num_blocks_, num_threads_, [&](Index i, int) {
     partial_[i] = f(i * block, std::min(size_, (i + 1) * block));
   });
+  return add_up(0);
+}
+
+template <class T>
+double Vectors<T>::add_up(Index k) const {
   double sum = 0;
-  for (Index i = 0; i < num_blocks_; ++i) sum += partial_[i];
+  for (Index i = 0; i < num_blocks_; ++i) sum += partial_[k * num_blocks_ + i];
   return sum;
 }
 
@@ -110,37 +115,62 @@ void Vectors<T>::add_scaled(const T* x, double b, T* y) {
 }
 
 template <class T>
-double Vectors<T>::replace_residual(const T* b, const T* q, T* r, double* drift) {
-  *drift = std::sqrt(sum_blocks([=](Index begin, Index end) {
+double Vectors<T>::dot_with_sum(const T* x, double a, const T* b, const T* r) {
+  return sum_blocks([=](Index begin, Index end) {
     return chained_sum(begin, end, [=](Index i) {
-      const double change = static_cast<double>((b[i] - q[i]) - r[i]);
-      return change * change;
+      return static_cast<double>(x[i]) *
+             (a * static_cast<double>(b[i]) + static_cast<double>(r[i]));
     });
-  }));
-  each_block([=](Index begin, Index end) {
-    for (Index i = begin; i < end; ++i) r[i] = b[i] - q[i];
   });
-  return dot(r, r);
 }
 
 template <class T>
-double Vectors<T>::shift_and_dot(double shift, const T* p, T* q) {
+std::array<double, 2> Vectors<T>::replace_residual(
+    double a, const T* b, double shift, const T* x, const T* q, T* r) {
+  const T factor = static_cast<T>(shift);
+  // Short enough for the first-level cache.
+  constexpr Index piece = Index{1} << 10;
+  each_block([=](Index first, Index last) {
+    double squares = 0, changes = 0;
+    T fresh[piece];
+    for (Index begin = first; begin < last; begin += piece) {
+      const Index size = std::min(piece, last - begin);
+      T* old = r + begin;
+      for (Index i = 0; i < size; ++i)
+        fresh[i] = static_cast<T>(a * static_cast<double>(b[begin + i])) -
+                   (q[begin + i] + factor * x[begin + i]);
+      changes += chained_sum(0, size, [=, &fresh](Index i) {
+        const double change = static_cast<double>(fresh[i] - old[i]);
+        return change * change;
+      });
+      squares += chained_sum(0, size, [&fresh](Index i) {
+        return static_cast<double>(fresh[i]) * static_cast<double>(fresh[i]);
+      });
+      std::copy_n(fresh, size, old);
+    }
+    partial_[first / block] = squares;
+    partial_[num_blocks_ + first / block] = changes;
+  });
+  return {add_up(0), std::sqrt(add_up(1))};
+}
+
+template <class T>
+double Vectors<T>::shifted_dot(double shift, const T* p, const T* q) {
   const T factor = static_cast<T>(shift);
   return sum_blocks([=](Index begin, Index end) {
-    if (factor != T(0))
-      for (Index i = begin; i < end; ++i) q[i] += factor * p[i];
-    return chained_sum(
-        begin, end, [=](Index i) { return static_cast<double>(p[i]) * static_cast<double>(q[i]); });
+    return chained_sum(begin, end, [=](Index i) {
+      return static_cast<double>(p[i]) * static_cast<double>(q[i] + factor * p[i]);
+    });
   });
 }
 
 template <class T>
-double Vectors<T>::cg_update(double a, const T* p, const T* q, T* x, T* r) {
-  const T factor = static_cast<T>(a);
+double Vectors<T>::cg_update(double a, double shift, const T* p, const T* q, T* x, T* r) {
+  const T factor = static_cast<T>(a), damping = static_cast<T>(shift);
   return sum_blocks([=](Index begin, Index end) {
     for (Index i = begin; i < end; ++i) {
       x[i] += factor * p[i];
-      r[i] -= factor * q[i];
+      r[i] -= factor * (q[i] + damping * p[i]);
     }
     return chained_sum(
         begin, end, [=](Index i) { return static_cast<double>(r[i]) * static_cast<double>(r[i]); });
@@ -148,22 +178,60 @@ double Vectors<T>::cg_update(double a, const T* p, const T* q, T* x, T* r) {
 }
 
 template <class T>
+std::array<double, 3> Vectors<T>::smoothed_update(
+    double weight, double a, double shift, const T* p, const T* q, T* x, T* r, T* y, T* s) {
+  const T part = static_cast<T>(weight), factor = static_cast<T>(a),
+          damping = static_cast<T>(shift);
+  // Shorter than the blocks of sums: r and s stay in the first-level cache.
+  constexpr Index piece = Index{1} << 11;
+  each_block([=](Index first, Index last) {
+    double sums[3] = {};
+    for (Index begin = first; begin < last; begin += piece) {
+      const Index end = std::min(last, begin + piece);
+      if (weight == 1.0) {
+        std::copy(x + begin, x + end, y + begin);
+        std::copy(r + begin, r + end, s + begin);
+      } else {
+        for (Index i = begin; i < end; ++i) y[i] += part * (x[i] - y[i]);
+        for (Index i = begin; i < end; ++i) s[i] += part * (r[i] - s[i]);
+      }
+      for (Index i = begin; i < end; ++i) {
+        x[i] += factor * p[i];
+        r[i] -= factor * (q[i] + damping * p[i]);
+      }
+      const auto part_of = [=](const T* u, const T* v) {
+        return chained_sum(begin, end, [=](Index i) {
+          return static_cast<double>(u[i]) * static_cast<double>(v[i]);
+        });
+      };
+      sums[0] += part_of(r, r);
+      sums[1] += part_of(s, r);
+      sums[2] += part_of(s, s);
+    }
+    for (Index k = 0; k < 3; ++k) partial_[k * num_blocks_ + first / block] = sums[k];
+  });
+  return {add_up(0), add_up(1), add_up(2)};
+}
+
+template <class T>
+void Vectors<T>::blend(double weight, const T* y, T* x) {
+  const T part = static_cast<T>(weight);
+  each_block([=](Index begin, Index end) {
+    for (Index i = begin; i < end; ++i) x[i] = y[i] + part * (x[i] - y[i]);
+  });
+}
+
+template <class T>
 std::array<double, 2> Vectors<T>::subtract_and_dot(const T* g, const T* x, T* q) {
-  double* sums = partial_.data();
   each_block([=](Index begin, Index end) {
     for (Index i = begin; i < end; ++i) q[i] = g[i] - q[i];
-    sums[begin / block] = chained_sum(
+    partial_[begin / block] = chained_sum(
         begin, end, [=](Index i) { return static_cast<double>(q[i]) * static_cast<double>(q[i]); });
-    sums[num_blocks_ + begin / block] = chained_sum(begin, end, [=](Index i) {
+    partial_[num_blocks_ + begin / block] = chained_sum(begin, end, [=](Index i) {
       return static_cast<double>(x[i]) * (static_cast<double>(g[i]) + static_cast<double>(q[i]));
     });
   });
-  std::array<double, 2> result{};
-  for (Index i = 0; i < num_blocks_; ++i) {
-    result[0] += sums[i];
-    result[1] += sums[num_blocks_ + i];
-  }
-  return result;
+  return {add_up(0), add_up(1)};
 }
 
 template <class T>
@@ -179,18 +247,14 @@ std::array<double, 3> Vectors<T>::ball_dots(const T* x, const T* p) {
     partial_[num_blocks_ + task] = part(x, p);
     partial_[2 * num_blocks_ + task] = part(p, p);
   });
-  std::array<double, 3> sums{};
-  for (Index k = 0; k < 3; ++k)
-    for (Index i = 0; i < num_blocks_; ++i)
-      sums[static_cast<std::size_t>(k)] += partial_[k * num_blocks_ + i];
-  return sums;
+  return {add_up(0), add_up(1), add_up(2)};
 }
 
 template <class T>
-double Vectors<T>::residual_update(double a, const T* q, T* r) {
-  const T factor = static_cast<T>(a);
+double Vectors<T>::residual_update(double a, double shift, const T* p, const T* q, T* r) {
+  const T factor = static_cast<T>(a), damping = static_cast<T>(shift);
   return sum_blocks([=](Index begin, Index end) {
-    for (Index i = begin; i < end; ++i) r[i] -= factor * q[i];
+    for (Index i = begin; i < end; ++i) r[i] -= factor * (q[i] + damping * p[i]);
     return chained_sum(
         begin, end, [=](Index i) { return static_cast<double>(r[i]) * static_cast<double>(r[i]); });
   });

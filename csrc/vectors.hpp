@@ -46,18 +46,27 @@ class Vectors {
   void scale(double a, const T* x, T* y);       // y = a x
   void add(double a, const T* x, T* y);         // y += a x
   void add_scaled(const T* x, double b, T* y);  // y = x + b y
-  // r = b - q; returns r'r, and in drift the norm of the change of r.
-  double replace_residual(const T* b, const T* q, T* r, double* drift);
-  // q += shift p; returns p'q.
-  double shift_and_dot(double shift, const T* p, T* q);
-  // x += a p, r -= a q; returns r'r.
-  double cg_update(double a, const T* p, const T* q, T* x, T* r);
+  // x'(a b + r)
+  double dot_with_sum(const T* x, double a, const T* b, const T* r);
+  // r = a b - (q + shift x); returns r'r and the norm of the change of r.
+  std::array<double, 2> replace_residual(
+      double a, const T* b, double shift, const T* x, const T* q, T* r);
+  // p'(q + shift p)
+  double shifted_dot(double shift, const T* p, const T* q);
+  // x += a p, r -= a (q + shift p); returns r'r.
+  double cg_update(double a, double shift, const T* p, const T* q, T* x, T* r);
+  // y += weight (x - y), s += weight (r - s), or y = x, s = r for weight 1; then cg_update of x and r.
+  // Returns r'r, s'r and s's.
+  std::array<double, 3> smoothed_update(
+      double weight, double a, double shift, const T* p, const T* q, T* x, T* r, T* y, T* s);
+  // x = y + weight (x - y)
+  void blend(double weight, const T* y, T* x);
   // q = g - q; returns q'q and x'(g + q) of the new q.
   std::array<double, 2> subtract_and_dot(const T* g, const T* x, T* q);
   // x'x, x'p, p'p
   std::array<double, 3> ball_dots(const T* x, const T* p);
-  // r -= a q; returns r'r.
-  double residual_update(double a, const T* q, T* r);
+  // r -= a (q + shift p); returns r'r.
+  double residual_update(double a, double shift, const T* p, const T* q, T* r);
   // x_j += length_j p_j, then p_j = r + decay_j p_j, in one sweep: r is read once.
   void shifted_updates(const T* r, const ShiftedStep<T>* steps, Index num_steps);
 
@@ -66,6 +75,8 @@ class Vectors {
   void each_block(const F& f);
   template <class F>
   double sum_blocks(const F& f);
+  // Adds up the k-th sums of all blocks, in order.
+  double add_up(Index k) const;
 
   Index size_;
   int num_threads_;

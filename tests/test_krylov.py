@@ -75,6 +75,34 @@ def test_natgrad_operator_and_its_own_damping(dtype, tol, rng):
     assert_close(result.x, wrapped.x, 1e-3)
 
 
+@pytest.mark.parametrize("rtol", [0.1, 0.01])
+def test_smoothed_residual_is_the_least_of_the_krylov_space(rtol, rng):
+    """The stop comes where MINRES would stop, before the residual of the CG iterate is as small."""
+    matrix = spd_matrix(rng, 200, 100.0)
+    b = rng.standard_normal(200)
+    basis, residual, least = [b / np.linalg.norm(b)], 1.0, 0
+    while residual > rtol:
+        image = matrix @ np.transpose(basis)
+        y = np.linalg.lstsq(image, b, rcond=None)[0]
+        residual = np.linalg.norm(b - image @ y) / np.linalg.norm(b)
+        least += 1
+        v = matrix @ basis[-1]
+        for _ in range(2):  # twice is enough
+            for u in basis:
+                v = v - (u @ v) * u
+        basis.append(v / np.linalg.norm(v))
+    result = ng.cg(matrix, b, rtol=rtol)
+    assert result.status is Status.CONVERGED
+    # one more where 0.99 of the tolerance, or an iterate before the smoothing began, made it
+    assert least <= result.iterations <= least + 1
+    iterate = ng.cg(matrix, b, rtol=rtol, max_iter=result.iterations - 1)
+    assert iterate.status is Status.MAX_ITERATIONS
+    assert true_residual(matrix, b, result) <= rtol * np.linalg.norm(b)
+    assert true_residual(matrix, b, iterate) > 1.1 * rtol * np.linalg.norm(b)
+    # a mean of iterates: the quadratic is below that of the start, 0
+    assert result.quadratic < 0.0
+
+
 @pytest.mark.parametrize("stopping", ["residual", "relative_progress"])
 def test_max_iterations(stopping, rng):
     matrix, b = spd_matrix(rng, 50, 1e4), rng.standard_normal(50)

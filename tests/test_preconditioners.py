@@ -79,8 +79,9 @@ def test_speeds_up_cg_on_an_ill_conditioned_problem(kind, dtype):
     fisher = ng.Fisher(problem.net, case.loss, x)
     _, g = ng.value_and_grad(problem.net, case.loss, x, problem.y)
     m = KINDS[kind](problem.net, case.loss, x, damping=1e-3)
-    # much at the accuracy at which an optimizer stops, less at a higher one
-    for rtol, part in [(0.1, 0.4), (0.01, 0.6)]:
+    # much at the accuracy at which an optimizer stops, less at a higher one; a bound for the worst
+    # kind, on the residuals that both solves smooth
+    for rtol, part in [(0.1, 0.5), (0.01, 0.6)]:
         options = {"damping": 1e-3, "rtol": rtol, "max_iter": 1000}
         plain = ng.cg(fisher, g, **options)
         helped = ng.cg(fisher, g, preconditioner=m, **options)

@@ -4,9 +4,9 @@ import cases
 import natgrad_fast as ng
 import numpy as np
 import pytest
-from cases import SOFTMAX, SQUARED, Case
+from cases import BERNOULLI, SOFTMAX, SQUARED, Case
 
-METHODS = ["cg", "sample_space", "sample_space_cg"]
+METHODS = ["cg", "kfac_cg", "sample_space", "sample_space_cg"]
 
 
 def set_up(case, dtype="float64", **options):
@@ -42,6 +42,31 @@ def test_cheapest_is_taken():
         assert min(costs, key=costs.get) == expected
         assert result.method.startswith(expected)
         assert result.status.success
+
+
+def test_kfac_is_that_of_the_batch(rng):
+    """The same bits as with a preconditioner that linearises the net by itself."""
+    case = Case("6-9-7-4-kfac", (6, 9, 7, 4), SOFTMAX, n=70)
+    weight = rng.random(70)
+    matrix, g, problem = set_up(case, sample_weight=weight, l2=0.02, damping=0.01)
+    result = ng.solve(matrix, g, damping=0.03, method="kfac_cg")
+    kfac = ng.KFAC(problem.net, case.loss, problem.x, samples=1, damping=0.06, sample_weight=weight)
+    other = ng.cg(matrix, g, damping=0.03, preconditioner=kfac)
+    assert result.method == "kfac_cg"
+    assert cases.same_bits(result.x, other.x)
+    assert result.iterations == other.iterations
+    with pytest.raises(ValueError, match="needs damping"):
+        ng.solve(set_up(case)[0], g, method="kfac_cg")
+
+
+def test_kfac_is_taken_where_cg_is_long():
+    """A tenth of the largest eigenvalue as damping needs few iterations, 1e-8 of it many."""
+    case = Case("30-40-8-40-30-long", (30, 40, 8, 40, 30), BERNOULLI, n=400)
+    matrix, g, _ = set_up(case)
+    mu = matrix.quadratic_form(g) / (g @ g)
+    for relative, expected in [(0.1, "cg"), (1e-8, "kfac_cg")]:
+        estimates = ng.estimate_solve(matrix, g, damping=relative * mu, rtol=1e-2)
+        assert min(estimates, key=lambda name: estimates[name].cost) == expected
 
 
 def test_memory_bounds_the_choice():

@@ -107,6 +107,7 @@ void register_krylov(py::module_& m) {
          const py::object& preconditioner,
          const py::array& b,
          py::array& x,
+         bool zero_start,
          double damping,
          double rtol,
          double atol,
@@ -130,6 +131,7 @@ void register_krylov(py::module_& m) {
                           min_iter,
                           CgStopping::residual,
                           trust_radius,
+                          zero_start,
                           check_threads(num_threads),
                           {}};
         if (relative_progress) options.stopping = CgStopping::relative_progress;
@@ -153,6 +155,7 @@ void register_krylov(py::module_& m) {
       py::arg("preconditioner"),
       py::arg("b"),
       py::arg("x"),
+      py::arg("zero_start"),
       py::arg("damping"),
       py::arg("rtol"),
       py::arg("atol"),
@@ -164,7 +167,8 @@ void register_krylov(py::module_& m) {
       py::arg("num_threads"),
       py::arg("is_block"),
       py::arg("callback"),
-      "Solves (A + damping I) x = b for the rows of b (K, P) from the starts x (K, P), in place; "
+      "Solves (A + damping I) x = b for the rows of b (K, P) from the starts x (K, P), in place, "
+      "or from 0; "
       "a list of (status, iterations, matvecs, residual_norm, quadratic), and the iterates.");
   m.def(
       "multishift_conjugate_gradients",

@@ -69,6 +69,7 @@ void register_mlp(py::module_& m) {
            py::arg("num_threads"),
            py::arg("chunk_size"),
            py::keep_alive<1, 4>())  // x is read again for every chunk
+      .def_property_readonly("architecture", &Lin::net)
       .def_property_readonly("num_threads", &Lin::num_threads)
       .def_property_readonly("num_chunks", &Lin::num_chunks)
       .def(

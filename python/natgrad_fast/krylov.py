@@ -103,18 +103,22 @@ def cg(
     Notes
     -----
     One product per iteration, one to check the residual before "converged" is said and one per 50
-    iterations. b is scaled to length 1 inside, so its size does not matter, in float32 either.
+    iterations. With stopping="residual" and residuals that do not fall monotonically, x is the mean
+    of the iterates that has the least residual as soon as that is small enough: what MINRES returns
+    where there is no preconditioner. Any other stop returns the last iterate, of least quadratic.
+    b is scaled to length 1 inside, so its size does not matter, in float32 either.
     """
     start = time.perf_counter()
     operator = as_linear_map(A)
     size, dtype = operator.size, operator.dtype
     rows, is_block = as_rows(b, "b", size, dtype)
-    x = np.zeros(rows.shape, dtype) if x0 is None else _as_start(x0, rows.shape, is_block, dtype)
+    x = np.empty(rows.shape, dtype) if x0 is None else _as_start(x0, rows.shape, is_block, dtype)
     threads = as_num_threads(operator.num_threads if num_threads is None else num_threads)
     radius = math.inf
     if trust_radius is not None:
         radius = as_number(trust_radius, "trust_radius", above=0.0)
-        _check_within(x, radius, threads)
+        if x0 is not None:
+            _check_within(x, radius, threads)
     if not isinstance(keep_iterates, bool):
         raise TypeError(f"keep_iterates must be True or False, got {keep_iterates!r}")
     if keep_iterates and is_block:
@@ -124,6 +128,7 @@ def cg(
         preconditioner=as_preconditioner(preconditioner, size, dtype, getattr(A, "layout", None)),
         b=rows,
         x=x,
+        zero_start=x0 is None,
         damping=as_number(damping, "damping", minimum=0.0),
         rtol=as_number(rtol, "rtol", minimum=0.0),
         atol=as_number(atol, "atol", minimum=0.0),
@@ -210,9 +215,10 @@ def multishift_cg(
 
     Notes
     -----
-    As many products as `cg` needs for the smallest damping alone, the check included. The other
-    systems ride along by the recursions of Frommer and Maass (1999), and stop when they have
-    converged. There is no preconditioner: it would have to commute with A.
+    As many products as CG needs for the smallest damping alone, the check included; `cg`, which may
+    stop at a mean of iterates, needs fewer where their residuals oscillate. The other systems ride
+    along by the recursions of Frommer and Maass (1999), and stop when they have converged. There is
+    no preconditioner: it would have to commute with A.
     """
     start = time.perf_counter()
     operator = as_linear_map(A)

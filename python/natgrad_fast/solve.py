@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
+from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 from numpy.typing import ArrayLike
@@ -16,9 +19,11 @@ from .sample_space import SampleSpace, kernel_flops, kernel_product_flops
 
 __all__ = ["estimate_solve", "solve"]
 
-METHODS = ("auto", "cg", "sample_space", "sample_space_cg")
-# A flop of the Cholesky factorisation, in double, in flops of products: 2.6 to 4.4 were measured.
+METHODS = ("auto", "cg", "kfac_cg", "sample_space", "sample_space_cg")
+# A flop of factorisations in double, in flops of products: 2.3 to 4.4 were measured.
 _CHOLESKY_FLOP = 4.0
+# A flop of K-FAC's moments and deltas, in flops of products: 1.3 to 2.5 were measured.
+_MOMENT_FLOP = 2.0
 
 
 def solve(
@@ -43,8 +48,9 @@ def solve(
     g : (P,) array_like
     damping : float
         On top of what `matrix` contains.
-    method : {"auto", "cg", "sample_space", "sample_space_cg"}
-        "cg": conjugate gradients in parameter space. "sample_space": exact, by the kernel (n, n).
+    method : {"auto", "cg", "kfac_cg", "sample_space", "sample_space_cg"}
+        "cg": conjugate gradients in parameter space. "kfac_cg": the same, preconditioned by K-FAC
+        of one draw per case on the batch of `matrix`. "sample_space": exact, by the kernel (n, n).
         "sample_space_cg": conjugate gradients in the space of samples. "auto" takes the least
         `Estimate.cost` among those that fit into `max_bytes`, else the least bytes; it is "cg" for
         a Hessian, an indefinite GGN, without damping and l2, or with a preconditioner.
@@ -75,6 +81,7 @@ def solve(
     -----
     See `estimate_solve` for the cost model.
     """
+    start = time.perf_counter()
     method = as_name(method, "method", METHODS)
     g = _as_right_hand_side(matrix, g)
     if y is not None:
@@ -90,7 +97,9 @@ def solve(
                 method = min(fitting, key=lambda name: fitting[name].cost)
             else:
                 method = min(estimates, key=lambda name: estimates[name].bytes)
-    if method == "cg":
+    if method == "kfac_cg":
+        preconditioner = _kfac(_as_factored(matrix, method, preconditioner), damping)
+    if method in ("cg", "kfac_cg"):
         result = cg(
             matrix,
             g,
@@ -101,12 +110,9 @@ def solve(
             callback=callback,
         )
         fields = {f.name: getattr(result, f.name) for f in dataclasses.fields(result)}
-        return SolveResult(**fields, method="cg", estimates=estimates)
-    if not isinstance(matrix, GaussNewtonMatrix):
-        raise ValueError(f"method {method!r} needs a matrix with a factor, got {matrix!r}: use cg")
-    if preconditioner is not None:
-        raise ValueError(f"preconditioner is for method 'cg', got method {method!r}")
-    answer = SampleSpace(matrix).solve(
+        seconds = time.perf_counter() - start
+        return SolveResult(**{**fields, "seconds": seconds}, method=method, estimates=estimates)
+    answer = SampleSpace(_as_factored(matrix, method, preconditioner)).solve(
         g,
         y=y,
         damping=damping,
@@ -145,7 +151,12 @@ def estimate_solve(
     largest eigenvalue, min(P, n, max_iter, sqrt(1 + mu / s) log(2 / rtol) / 2), the classical bound
     for the condition number 1 + mu / s. It takes one linearised forward pass to know mu.
 
-    cg                product and 10 P flops per iteration; 6 P numbers
+    cg                product and 10 P flops per iteration; 5 P numbers
+    kfac_cg           10 iterations and a share of those of CG, 1/4 to rtol = 1e-2 and 1/5 more for
+                      each digit beyond, with 2 d n (d + n) flops more per layer of d outputs and n
+                      inputs; before them a backward sweep and N (n^2 + d^2), counted twice since
+                      they are slower, and n^3 + d^3 in double, counted 4 times; 10 P numbers, and
+                      n^2 + d^2 four times
     sample_space_cg   4 N P + 2 N^2 D without the first layer per iteration, layer Grams before it;
                       N^2 numbers per layer
     sample_space      2 n P + n^2 D + n^3 / 3, the last counted 4 times since it is in double and on
@@ -164,9 +175,11 @@ def estimate_solve(
     n = math.inf if factored is None else float(factored.num_cases * factored.core.num_columns)
     iterations = _cg_iterations(matrix, g, shift, rtol, min(size, n, float(max_iter)))
     flops = iterations * (product + 10.0 * size) + product
-    estimates = {"cg": Estimate(flops, 6 * size * itemsize, flops, iterations)}
+    estimates = {"cg": Estimate(flops, 5 * size * itemsize, flops, iterations)}
     if factored is None or shift <= 0.0:
         return estimates
+    if factored.kind != "empirical_fisher":  # K-FAC is of the model's own distribution
+        estimates["kfac_cg"] = _kfac_estimate(factored, iterations, rtol)
     sizes, cases = factored.sizes, factored.num_cases
     depth = len(sizes) - 1
     grams = float(cases) ** 2 * sum(sizes[:-1])
@@ -180,6 +193,50 @@ def estimate_solve(
         forming + cholesky, held, forming + _CHOLESKY_FLOP * cholesky, 0
     )
     return estimates
+
+
+def _kfac_estimate(matrix: GaussNewtonMatrix, iterations: int, rtol: float) -> Estimate:
+    layers = [(float(o), float(i + 1)) for i, o in pairwise(matrix.sizes)]  # (d, n)
+    size, cases = float(matrix.shape[0]), float(matrix.num_cases)
+    factors = sum(d**2 + n**2 for d, n in layers)
+    share = 0.25 + 0.2 * max(0.0, -2.0 - math.log10(max(rtol, 1e-16)))
+    iterations = min(iterations, 10 + math.ceil(share * iterations))
+    apply = sum(2.0 * d * n * (d + n) for d, n in layers)
+    steps = iterations * (matrix.flops_per_product + apply + 12.0 * size) + matrix.flops_per_product
+    moments = cases * (2.0 * size + factors)
+    inverses = sum(d**3 + n**3 for d, n in layers)
+    return Estimate(
+        flops=steps + moments + inverses,
+        bytes=(10.0 * size + 4.0 * factors) * matrix.dtype.itemsize,
+        cost=steps + _MOMENT_FLOP * moments + _CHOLESKY_FLOP * inverses,
+        iterations=iterations,
+    )
+
+
+def _kfac(matrix: GaussNewtonMatrix, damping: float) -> Any:
+    """K-FAC on what `matrix` has linearised, for `cg`; None if the moments are not finite."""
+    shift = matrix.l2 + matrix.damping + damping
+    if shift <= 0.0:
+        raise ValueError("method 'kfac_cg' needs damping + l2 > 0")
+    lin = matrix.linearization
+    factors = core_for(matrix.dtype).KroneckerFactors(
+        lin.architecture, kind="kfac", pi="trace", basis_period=1, num_threads=matrix.num_threads
+    )
+    finite = factors.update(
+        lin, matrix.loss.core, num_samples=1, seed=0, weights=matrix.sample_weight, decay=0.0
+    )
+    if not finite:
+        return None
+    factors.refresh(shift)
+    return SimpleNamespace(core=factors, shape=matrix.shape)
+
+
+def _as_factored(matrix: CurvatureMatrix, method: str, preconditioner: Any) -> GaussNewtonMatrix:
+    if not isinstance(matrix, GaussNewtonMatrix):
+        raise ValueError(f"method {method!r} needs a matrix with a factor, got {matrix!r}: use cg")
+    if preconditioner is not None:
+        raise ValueError(f"preconditioner is for method 'cg', got method {method!r}")
+    return matrix
 
 
 def _as_right_hand_side(matrix: Any, g: ArrayLike) -> Any:
