@@ -57,6 +57,10 @@ void register_tile(
   Vector sum[M][2];
 #pragma GCC unroll 16
   for (int i = 0; i < M; ++i) sum[i][0] = sum[i][1] = Vector{};
+  if (epilogue.scale) {  // needed last, and seldom in the first-level cache by then
+#pragma GCC unroll 16
+    for (int i = 0; i < M; ++i) __builtin_prefetch(epilogue.scale + i * ldc);
+  }
   const Index run_length = a.run_length(kc);
   const T* run = a.data;
   for (Index k = 0; k < kc; k += run_length, run += a.run_stride) {

@@ -8,7 +8,7 @@
 namespace natgrad {
 
 // From this size on memory comes from here.
-inline constexpr Index large_block_bytes = Index{4} << 20;
+inline constexpr Index large_block_bytes = Index{2} << 20;
 
 // At least `bytes`, uninitialised, on a boundary of a huge page and backed by huge pages where the
 // system has them on request. Throws std::bad_alloc.

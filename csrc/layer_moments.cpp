@@ -211,10 +211,10 @@ void LayerMoments<T>::add_outputs(Linearization<T>& lin, const Deltas<T>& deltas
   };
   each_layer_tile(lin, threads_, [&](std::size_t l, Index first, Index count) {
     const Index begin = cases + first * width, size = count * width;
-    std::array<T, max_tile_panels * width> scales;
+    std::array<T, max_tile_panels<T> * width> scales;
     std::copy_n(weights_.data() + begin, size, scales.data());
     if (traces) {
-      std::array<double, max_tile_panels * width> norms;
+      std::array<double, max_tile_panels<T> * width> norms;
       norms.fill(net_.layers[l].has_bias ? 1.0 : 0.0);
       add_squared_norms<T>(lin.activations(l).slice(first, count), norms.data());
       for (std::size_t i = 0; i < static_cast<std::size_t>(size); ++i)

@@ -53,30 +53,31 @@ Linearization<T>::Linearization(const Architecture& net,
       num_cases_(num_cases),
       options_(options),
       chunk_panels_(choose_chunk_panels(num_cases, options.chunk_size)),
-      theta_(net.num_params),
+      theta_(arena_.take(net.num_params)),
       x_(x) {
   const Index filled = chunk_panels_ * Tile<T>::width;
   work_threads_ = sweep_flops(net, filled) < serial_flops ? 1 : options.num_threads;
-  tile_panels_ = choose_tile_panels(chunk_panels_, work_threads_);
-  largest_tile_ = std::min(chunk_panels_, max_tile_panels);
+  tile_panels_ = choose_tile_panels<T>(chunk_panels_, work_threads_);
+  largest_tile_ = std::min(chunk_panels_, max_tile_panels<T>);
   std::copy_n(theta, net.num_params, theta_.data());
   weights_.resize(net_.layers.size());
   transposed_.resize(net_.layers.size());
-  activations_.emplace_back(net_.num_inputs(), filled);
+  activations_.emplace_back(net_.num_inputs(), filled, arena_);
   for (std::size_t l = 0; l < net_.layers.size(); ++l) {
     const Layer& layer = net_.layers[l];
     const bool curved = layer.activation != Activation::identity;
-    activations_.emplace_back(layer.outputs, filled);
-    derivatives_.push_back(curved ? Panels<T>(layer.outputs, filled) : Panels<T>());
-    seconds_.push_back(curved && options.second_derivatives ? Panels<T>(layer.outputs, filled)
-                                                            : Panels<T>());
-    features_.emplace_back(filled, layer.inputs);
+    activations_.emplace_back(layer.outputs, filled, arena_);
+    derivatives_.push_back(curved ? Panels<T>(layer.outputs, filled, arena_) : Panels<T>());
+    seconds_.push_back(curved && options.second_derivatives
+                           ? Panels<T>(layer.outputs, filled, arena_)
+                           : Panels<T>());
+    features_.emplace_back(filled, layer.inputs, arena_);
     const Index rows = task_rows(net_.num_params, layer.inputs, Tile<T>::rows);
     for (Index r = 0; r < layer.outputs; r += rows)
       row_tasks_.push_back({l, r, std::min(layer.outputs, r + rows)});
     if (l == 0) continue;
-    weights_[l] = Weights(layer.outputs, layer.inputs);
-    transposed_[l] = Weights(layer.inputs, layer.outputs);
+    weights_[l] = Weights(layer.outputs, layer.inputs, arena_);
+    transposed_[l] = Weights(layer.inputs, layer.outputs, arena_);
   }
   copy_weights();
   load(0);
@@ -105,18 +106,18 @@ double Linearization<T>::estimate_bytes(const Architecture& net,
       elements += static_cast<double>(layer.outputs * padded_stride<T>(layer.inputs) +
                                       layer.inputs * padded_stride<T>(layer.outputs));
   }
-  elements += 4.0 * threads * panels(net.max_width, std::min(chunk, max_tile_panels));
+  elements += 4.0 * threads * panels(net.max_width, std::min(chunk, max_tile_panels<T>));
   const Index one = delta_bytes(net, chunk);
   const Index vectors = num_vectors > 0 ? choose_pass_size(num_vectors, one) : 0;
   return elements * sizeof(T) + static_cast<double>(vectors) * static_cast<double>(one);
 }
 
 template <class T>
-Linearization<T>::Weights::Weights(Index row_count, Index col_count)
+Linearization<T>::Weights::Weights(Index row_count, Index col_count, Arena<T>& arena)
     : rows(row_count),
       cols(col_count),
       ld(padded_stride<T>(col_count)),
-      data(checked_product(rows, ld, "weight copy")) {}
+      data(arena.take(checked_product(rows, ld, "weight copy"))) {}
 
 template <class T>
 void Linearization<T>::load(Index chunk) {
@@ -205,7 +206,7 @@ void Linearization<T>::reserve(Index num_vectors) {
 template <class T>
 void Linearization<T>::reserve_scratch() {
   const Index size = 4 * largest_tile_ * Panels<T>::stride_for(net_.max_width);
-  while (static_cast<int>(scratch_.size()) < work_threads_) scratch_.emplace_back(size);
+  while (static_cast<int>(scratch_.size()) < work_threads_) scratch_.push_back(arena_.take(size));
 }
 
 template <class T>
@@ -213,7 +214,7 @@ void Linearization<T>::reserve_deltas(Index num_vectors) {
   while (static_cast<Index>(deltas_.size()) < pass_size(num_vectors)) {
     deltas_.emplace_back();
     for (const Layer& layer : net_.layers)
-      deltas_.back().emplace_back(layer.outputs, chunk_panels_ * Tile<T>::width);
+      deltas_.back().emplace_back(layer.outputs, chunk_panels_ * Tile<T>::width, arena_);
   }
 }
 
@@ -339,7 +340,7 @@ template <class T>
 template <class F>
 void Linearization<T>::each_tile(Index num_vectors, const F& f) {
   const Index tile =
-      std::min(largest_tile_, choose_tile_panels(count_ * num_vectors, work_threads_));
+      std::min(largest_tile_, choose_tile_panels<T>(count_ * num_vectors, work_threads_));
   const Index tiles = (count_ + tile - 1) / tile;
   parallel_for(num_vectors * tiles, work_threads_, [&](Index i, int thread) {
     const Index first = i % tiles * tile;

@@ -143,7 +143,7 @@ class Linearization {
  private:
   struct Weights {
     Weights() = default;
-    Weights(Index rows, Index cols);
+    Weights(Index rows, Index cols, Arena<T>& arena);
     RowMajor<T> view() const { return {data.data(), rows, cols, ld}; }
     Index rows = 0, cols = 0;
     Index ld = 0;  // rows an odd number of cache lines apart
@@ -181,6 +181,7 @@ class Linearization {
   Index chunk_panels_;
   Index tile_panels_;   // of passes with one vector
   Index largest_tile_;  // of passes with many, in panels
+  Arena<T> arena_;      // of everything below
   Buffer<T> theta_;
   const T* x_;  // (N x d_0), read while loading
 

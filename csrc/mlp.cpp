@@ -6,9 +6,10 @@
 
 namespace natgrad {
 
+template <class T>
 Index choose_tile_panels(Index num_panels, int num_threads) {
   const auto divide_up = [](Index a, Index b) { return (a + b - 1) / b; };
-  const Index rounds = divide_up(divide_up(num_panels, max_tile_panels), num_threads);
+  const Index rounds = divide_up(divide_up(num_panels, max_tile_panels<T>), num_threads);
   return std::max<Index>(1, divide_up(num_panels, rounds * num_threads));
 }
 
@@ -55,7 +56,7 @@ void evaluate(const Architecture& net,
   const Index num_panels = Panels<T>::count_for(num_cases);
   if (2.0 * static_cast<double>(num_cases) * static_cast<double>(net.num_params) < serial_flops)
     num_threads = 1;
-  const Index tile_panels = choose_tile_panels(num_panels, num_threads);
+  const Index tile_panels = choose_tile_panels<T>(num_panels, num_threads);
   const Index num_tiles = (num_panels + tile_panels - 1) / tile_panels;
   const Index stride = Panels<T>::stride_for(net.max_width);
   std::vector<Buffer<T>> scratch;
@@ -101,6 +102,7 @@ void predict(
 }
 
 #define NATGRAD_INSTANTIATE(T)                                                      \
+  template Index choose_tile_panels<T>(Index, int);                                 \
   template void evaluate(                                                           \
       const Architecture&, const T*, const T*, Index, int, const TileFunction<T>&); \
   template void predict(const Architecture&, const T*, const T*, Index, int, T*);

@@ -35,10 +35,12 @@ struct Architecture {
   Index max_width = 0;  // of the layers 0 .. L
 };
 
-inline constexpr Index max_tile_panels = 8;
+template <class T>
+inline constexpr Index max_tile_panels = 128 / Tile<T>::width;
 
 // Cases per tile, in panels: as large as allowed, since every tile reads the weight matrices once,
 // with as many tiles for each thread.
+template <class T>
 Index choose_tile_panels(Index num_panels, int num_threads);
 
 // Work on the outputs (C x cases) of one tile, panels [first, first + tile.count) of the batch.

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <memory>
 #include <new>
+#include <vector>
 
 #include "check.hpp"
 #include "large_blocks.hpp"
@@ -37,7 +38,7 @@ struct Tile {
   // width) block of a panel stays in the first-level cache while (rows x depth) blocks pass by.
   // Also the number of cases after which sums over cases are added up, so any chunk of the batch
   // that is a multiple of it leaves the bits alone.
-  static constexpr Index first_level_bytes = 24 << 10;
+  static constexpr Index first_level_bytes = 28 << 10;
   static constexpr Index depth = std::min<Index>(
       256, first_level_bytes / ((rows + width) * static_cast<Index>(sizeof(T))) / 64 * 64);
 };
@@ -54,6 +55,8 @@ class Buffer {
                      : take_large_block(bytes);
     data_ = std::unique_ptr<T[], Free>(static_cast<T*>(data), Free{bytes});
   }
+  // Memory of somebody else, who outlives the buffer.
+  Buffer(T* data, Index size) : data_(data, Free{borrowed}), size_(size) {}
   T* data() { return data_.get(); }
   const T* data() const { return data_.get(); }
   Index size() const { return size_; }
@@ -62,9 +65,11 @@ class Buffer {
 
  private:
   static constexpr auto cache_line = std::align_val_t{64};
+  static constexpr Index borrowed = -1;
   struct Free {
     Index bytes = 0;
     void operator()(T* p) const {
+      if (bytes == borrowed) return;
       if (bytes < large_block_bytes)
         ::operator delete(p, cache_line);
       else
@@ -73,6 +78,31 @@ class Buffer {
   };
   std::unique_ptr<T[], Free> data_;
   Index size_ = 0;
+};
+
+// Buffers of one owner side by side, so that small ones lie on huge pages too.
+template <class T>
+class Arena {
+ public:
+  Buffer<T> take(Index size) {
+    constexpr Index line = 64 / static_cast<Index>(sizeof(T)), most = (Index{16} << 20) / 4;
+    const Index padded = checked_product(size / line + 1, line, "buffer size");
+    if (padded > left_) {
+      left_ = std::max(padded, std::min(total_, most));
+      chunks_.emplace_back(left_);
+      next_ = chunks_.back().data();
+      total_ += left_;
+    }
+    T* data = next_;
+    next_ += padded;
+    left_ -= padded;
+    return Buffer<T>(data, size);
+  }
+
+ private:
+  std::vector<Buffer<T>> chunks_;  // each as long as all before it, within limits
+  Index total_ = 0, left_ = 0;
+  T* next_ = nullptr;
 };
 
 // `count` consecutive panels of `rows` rows. T may be const.
@@ -98,6 +128,10 @@ class Panels {
       : rows_(rows),
         cols_(cols),
         buffer_(checked_product(stride_for(rows), count_for(cols), "panel size")) {}
+  Panels(Index rows, Index cols, Arena<T>& arena)
+      : rows_(rows),
+        cols_(cols),
+        buffer_(arena.take(checked_product(stride_for(rows), count_for(cols), "panel size"))) {}
 
   Index rows() const { return rows_; }
   Index cols() const { return cols_; }
