@@ -29,6 +29,12 @@ Index task_rows(Index num_params, Index inputs, Index tile_rows) {
   return std::clamp<Index>((rows + tile_rows - 1) / tile_rows * tile_rows, tile_rows, 96);
 }
 
+// W_l, or V_l, in a parameter vector.
+template <class T>
+RowMajor<T> weight_matrix(const T* params, const Layer& layer) {
+  return {params + layer.weight_offset, layer.outputs, layer.inputs, layer.inputs};
+}
+
 double sweep_flops(const Architecture& net, Index num_cases) {
   return 2.0 * static_cast<double>(num_cases) * static_cast<double>(net.num_params);
 }
@@ -153,14 +159,9 @@ void Linearization<T>::copy_weights() {
 template <class T>
 void Linearization<T>::forward_tile(Index first) {
   const Index count = tile_count(first), width = Tile<T>::width, row = first_ * width;
+  const Index d = net_.num_inputs(), rest = num_cases_ - row;
   const T* theta = theta_.data();
-  pack_cases(x_ + row * net_.num_inputs(),
-             num_cases_ - row,
-             net_.num_inputs(),
-             first,
-             count,
-             Fill::last_case,
-             activations_[0].view());
+  pack_cases(x_ + row * d, rest, d, first, count, Fill::last_case, activations_[0].view());
   for (std::size_t l = 0; l < net_.layers.size(); ++l) {
     const Layer& layer = net_.layers[l];
     const PanelView<const T> input = activations_[l].view();
@@ -168,10 +169,7 @@ void Linearization<T>::forward_tile(Index first) {
     transpose_panels(input, first, count, features_[l].view());
     ProductOptions<T> options;
     if (layer.has_bias) options.bias = theta + layer.bias_offset;
-    multiply<T>({theta + layer.weight_offset, layer.outputs, layer.inputs, layer.inputs},
-                input.slice(first, count),
-                output,
-                options);
+    multiply<T>(weight_matrix(theta, layer), input.slice(first, count), output, options);
     if (layer.activation == Activation::identity) continue;
     const PanelView<T> derivative = derivatives_[l].view().slice(first, count);
     for (Index j = 0; j < count; ++j)
@@ -252,10 +250,8 @@ PanelView<T> Linearization<T>::tangent_of_params(
     ProductOptions<T> options;
     if (layer.has_bias) options.bias = v + layer.bias_offset;
     options.scale = scale;
-    multiply<T>({v + layer.weight_offset, layer.outputs, layer.inputs, layer.inputs},
-                activations_[l].view().slice(first, count),
-                next,
-                options);
+    const PanelView<const T> input = activations_[l].view().slice(first, count);
+    multiply<T>(weight_matrix(v, layer), input, next, options);
   };
   return tangent_tile(source, first, count, thread, pair);
 }
@@ -276,15 +272,11 @@ void Linearization<T>::backward_tile(std::vector<Panels<T>>& deltas,
       for (Index i = 0; i < u.rows * width; ++i) u.panel(j)[i] *= derivative.panel(j)[i];
   }
   for (std::size_t l = net_.layers.size() - 1; l > 0; --l) {
-    const Layer& layer = net_.layers[l];
     const PanelView<T> lower = deltas[l - 1].view().slice(first, count);
     ProductOptions<T> options;
     if (!derivatives_[l - 1].empty())
       options.scale = derivatives_[l - 1].view().slice(first, count);
-    multiply<T>({transposed_[l].data.data(), layer.inputs, layer.outputs, transposed_[l].ld},
-                u,
-                lower,
-                options);
+    multiply<T>(transposed_[l].view(), u, lower, options);
     u = lower;
   }
 }

@@ -3,7 +3,7 @@ import natgrad_fast._core
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Curvature', 'Hessian', 'KroneckerFactors', 'LinearOperator', 'Linearization', 'Nystrom', 'Objective', 'OutputMatrices', 'SampleSpace', 'all_finite', 'conjugate_gradients', 'dot', 'hessian_bytes', 'linearization_bytes', 'multishift_conjugate_gradients', 'orthonormalise_rows', 'predict', 'scaled']
+__all__: list[str] = ['Curvature', 'Hessian', 'KroneckerFactors', 'LinearOperator', 'Linearization', 'Nystrom', 'Objective', 'OutputMatrices', 'SampleSpace', 'all_finite', 'conjugate_gradients', 'dot', 'hessian_bytes', 'linearization_bytes', 'multishift_conjugate_gradients', 'orthonormalise_rows', 'predict', 'scaled', 'transposed']
 class LinearOperator:
     """
     A symmetric linear map on R^P.
@@ -29,6 +29,9 @@ class Linearization:
         """
         J'u (K, P) for u (K, N, C).
         """
+    @property
+    def architecture(self) -> natgrad_fast._core.Architecture:
+        ...
     @property
     def num_chunks(self) -> int:
         ...
@@ -266,9 +269,9 @@ def all_finite(x: numpy.ndarray, *, num_threads: typing.SupportsInt | typing.Sup
     """
     Whether no element is NaN or infinite.
     """
-def conjugate_gradients(a: typing.Any, *, preconditioner: typing.Any, b: numpy.ndarray, x: numpy.ndarray, damping: typing.SupportsFloat | typing.SupportsIndex, rtol: typing.SupportsFloat | typing.SupportsIndex, atol: typing.SupportsFloat | typing.SupportsIndex, max_iter: typing.SupportsInt | typing.SupportsIndex, min_iter: typing.SupportsInt | typing.SupportsIndex, relative_progress: bool, trust_radius: typing.SupportsFloat | typing.SupportsIndex, keep_iterates: bool, num_threads: typing.SupportsInt | typing.SupportsIndex, is_block: bool, callback: typing.Any) -> tuple[list, list]:
+def conjugate_gradients(a: typing.Any, *, preconditioner: typing.Any, b: numpy.ndarray, x: numpy.ndarray, zero_start: bool, damping: typing.SupportsFloat | typing.SupportsIndex, rtol: typing.SupportsFloat | typing.SupportsIndex, atol: typing.SupportsFloat | typing.SupportsIndex, max_iter: typing.SupportsInt | typing.SupportsIndex, min_iter: typing.SupportsInt | typing.SupportsIndex, relative_progress: bool, trust_radius: typing.SupportsFloat | typing.SupportsIndex, keep_iterates: bool, num_threads: typing.SupportsInt | typing.SupportsIndex, is_block: bool, callback: typing.Any) -> tuple[list, list]:
     """
-    Solves (A + damping I) x = b for the rows of b (K, P) from the starts x (K, P), in place; a list of (status, iterations, matvecs, residual_norm, quadratic), and the iterates.
+    Solves (A + damping I) x = b for the rows of b (K, P) from the starts x (K, P), in place, or from 0; a list of (status, iterations, matvecs, residual_norm, quadratic), and the iterates.
     """
 def dot(x: numpy.ndarray, y: numpy.ndarray, *, num_threads: typing.SupportsInt | typing.SupportsIndex) -> float:
     """
@@ -297,4 +300,8 @@ def predict(net: natgrad_fast._core.Architecture, *, params: numpy.ndarray, x: n
 def scaled(a: typing.SupportsFloat | typing.SupportsIndex, x: numpy.ndarray, *, num_threads: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float64]:
     """
     a x, a new array.
+    """
+def transposed(a: numpy.ndarray, *, num_threads: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    A' (cols, rows) of a (rows, cols), a new array.
     """
