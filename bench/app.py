@@ -61,6 +61,7 @@ def measured(args: argparse.Namespace) -> Run:
         dtypes=args.dtype,
         cases=args.cases,
         quantities=args.quantities,
+        vectors=args.vectors,
     )
     try:
         for group in jobs(rows):

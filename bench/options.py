@@ -30,6 +30,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                         help=f"{', '.join(NAMED)}; and of the sweeps, e.g. width-256")  # fmt: skip
     parser.add_argument("--quantities", nargs="+", choices=list(QUANTITIES), metavar="NAME",
                         help=", ".join(QUANTITIES))  # fmt: skip
+    parser.add_argument("--vectors", nargs="+", type=count, metavar="K",
+                        help="only rows with so many vectors at once")  # fmt: skip
     parser.add_argument("--threads", nargs="+", type=count, metavar="T",
                         help="for every contestant (default: 1 and all CPUs)")  # fmt: skip
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES))

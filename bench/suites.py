@@ -60,14 +60,20 @@ def rows(
     dtypes: Sequence[str],
     cases: Sequence[str] | None = None,
     quantities: Sequence[str] | None = None,
+    vectors: Sequence[int] | None = None,
 ) -> list[Row]:
-    """Rows of some suites, restricted to cases and quantities; the most threads come first."""
+    """Rows of some suites, restricted to some cases, quantities and numbers of vectors.
+
+    The most threads come first.
+    """
     found = []
     for suite in suites:
         for row in QUICK[suite]() if quick else FULL[suite](cases):
             if cases is not None and row.case not in cases:
                 continue
             if quantities is not None and row.quantity not in quantities:
+                continue
+            if vectors is not None and row.num_vectors not in vectors:
                 continue
             found.append(row)
     return [

@@ -14,16 +14,22 @@ namespace natgrad {
 namespace {
 
 constexpr Index huge_page = Index{2} << 20;
-constexpr auto alignment = std::align_val_t{static_cast<std::size_t>(huge_page)};
+constexpr std::size_t max_kept_blocks = 256;
 
-Index whole_pages(Index bytes) {
-  return (bytes + huge_page - 1) / huge_page * huge_page;
+// Whole huge pages, or 64 KiB.
+Index round_up(Index bytes) {
+  const Index unit = bytes < huge_page ? Index{64} << 10 : huge_page;
+  return (bytes + unit - 1) / unit * unit;
+}
+
+std::align_val_t alignment(Index bytes) {
+  return std::align_val_t{static_cast<std::size_t>(bytes < huge_page ? 4096 : huge_page)};
 }
 
 void* allocate(Index bytes) {
-  void* block = ::operator new(static_cast<std::size_t>(bytes), alignment);
+  void* block = ::operator new(static_cast<std::size_t>(bytes), alignment(bytes));
 #ifdef MADV_HUGEPAGE
-  ::madvise(block, static_cast<std::size_t>(bytes), MADV_HUGEPAGE);
+  if (bytes >= huge_page) ::madvise(block, static_cast<std::size_t>(bytes), MADV_HUGEPAGE);
 #endif
   return block;
 }
@@ -61,9 +67,9 @@ class Store {
   bool give(void* data, Index bytes) {
     const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
     if (!lock || bytes > limit_) return false;
-    while (total_ + bytes > limit_) {
+    while (total_ + bytes > limit_ || blocks_.size() == max_kept_blocks) {
       total_ -= blocks_.front().bytes;
-      ::operator delete(blocks_.front().data, alignment);
+      ::operator delete(blocks_.front().data, alignment(blocks_.front().bytes));
       blocks_.erase(blocks_.begin());
     }
     try {
@@ -73,7 +79,7 @@ class Store {
     }
     total_ += bytes;
 #ifdef MADV_FREE
-    ::madvise(data, static_cast<std::size_t>(bytes), MADV_FREE);
+    if (bytes >= huge_page) ::madvise(data, static_cast<std::size_t>(bytes), MADV_FREE);
 #endif
     return true;
   }
@@ -97,13 +103,14 @@ Store& store() {
 }  // namespace
 
 void* take_large_block(Index bytes) {
-  const Index size = whole_pages(bytes);
+  const Index size = round_up(bytes);
   void* block = store().take(size);
   return block ? block : allocate(size);
 }
 
 void give_large_block(void* block, Index bytes) {
-  if (!store().give(block, whole_pages(bytes))) ::operator delete(block, alignment);
+  const Index size = round_up(bytes);
+  if (!store().give(block, size)) ::operator delete(block, alignment(size));
 }
 
 }  // namespace natgrad

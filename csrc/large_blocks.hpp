@@ -8,10 +8,10 @@
 namespace natgrad {
 
 // From this size on memory comes from here.
-inline constexpr Index large_block_bytes = Index{2} << 20;
+inline constexpr Index large_block_bytes = Index{256} << 10;
 
-// At least `bytes`, uninitialised, on a boundary of a huge page and backed by huge pages where the
-// system has them on request. Throws std::bad_alloc.
+// At least `bytes`, uninitialised, on a boundary of a page; from 2 MiB on backed by huge pages where
+// the system has them on request. Throws std::bad_alloc.
 void* take_large_block(Index bytes);
 // Returns a block that was taken with this size.
 void give_large_block(void* block, Index bytes);

@@ -29,12 +29,6 @@ Index task_rows(Index num_params, Index inputs, Index tile_rows) {
   return std::clamp<Index>((rows + tile_rows - 1) / tile_rows * tile_rows, tile_rows, 96);
 }
 
-// W_l, or V_l, in a parameter vector.
-template <class T>
-RowMajor<T> weight_matrix(const T* params, const Layer& layer) {
-  return {params + layer.weight_offset, layer.outputs, layer.inputs, layer.inputs};
-}
-
 double sweep_flops(const Architecture& net, Index num_cases) {
   return 2.0 * static_cast<double>(num_cases) * static_cast<double>(net.num_params);
 }
@@ -65,8 +59,6 @@ Linearization<T>::Linearization(const Architecture& net,
   work_threads_ = sweep_flops(net, filled) < serial_flops ? 1 : options.num_threads;
   tile_panels_ = choose_tile_panels<T>(chunk_panels_, work_threads_);
   largest_tile_ = std::min(chunk_panels_, max_tile_panels<T>);
-  std::copy_n(theta, net.num_params, theta_.data());
-  weights_.resize(net_.layers.size());
   transposed_.resize(net_.layers.size());
   activations_.emplace_back(net_.num_inputs(), filled, arena_);
   for (std::size_t l = 0; l < net_.layers.size(); ++l) {
@@ -82,10 +74,9 @@ Linearization<T>::Linearization(const Architecture& net,
     for (Index r = 0; r < layer.outputs; r += rows)
       row_tasks_.push_back({l, r, std::min(layer.outputs, r + rows)});
     if (l == 0) continue;
-    weights_[l] = Weights(layer.outputs, layer.inputs, arena_);
-    transposed_[l] = Weights(layer.inputs, layer.outputs, arena_);
+    transposed_[l] = TransposedWeights(layer.inputs, layer.outputs, arena_);
   }
-  copy_weights();
+  copy_weights(theta);
   load(0);
 }
 
@@ -108,9 +99,7 @@ double Linearization<T>::estimate_bytes(const Architecture& net,
                                                                   : 2;
     elements += kinds * panels(layer.outputs, chunk);
     elements += panels(chunk * Tile<T>::width, Panels<T>::count_for(layer.inputs));
-    if (l > 0)
-      elements += static_cast<double>(layer.outputs * padded_stride<T>(layer.inputs) +
-                                      layer.inputs * padded_stride<T>(layer.outputs));
+    if (l > 0) elements += static_cast<double>(layer.inputs * padded_stride<T>(layer.outputs));
   }
   elements += 4.0 * threads * panels(net.max_width, std::min(chunk, max_tile_panels<T>));
   const Index one = delta_bytes(net, chunk);
@@ -119,11 +108,13 @@ double Linearization<T>::estimate_bytes(const Architecture& net,
 }
 
 template <class T>
-Linearization<T>::Weights::Weights(Index row_count, Index col_count, Arena<T>& arena)
+Linearization<T>::TransposedWeights::TransposedWeights(Index row_count,
+                                                       Index col_count,
+                                                       Arena<T>& arena)
     : rows(row_count),
       cols(col_count),
       ld(padded_stride<T>(col_count)),
-      data(arena.take(checked_product(rows, ld, "weight copy"))) {}
+      data(arena.take(checked_product(rows, ld, "transposed weights"))) {}
 
 template <class T>
 void Linearization<T>::load(Index chunk) {
@@ -137,22 +128,20 @@ void Linearization<T>::load(Index chunk) {
 }
 
 template <class T>
-void Linearization<T>::copy_weights() {
+void Linearization<T>::copy_weights(const T* theta) {
   parallel_for(static_cast<Index>(row_tasks_.size()), work_threads_, [&](Index i, int) {
     const RowTask& task = row_tasks_[static_cast<std::size_t>(i)];
-    if (task.layer == 0) return;
     const Layer& layer = net_.layers[task.layer];
-    const T* matrix = theta_.data() + layer.weight_offset;
-    Weights& w = weights_[task.layer];
-    Weights& wt = transposed_[task.layer];
-    for (Index r = task.begin; r < task.end; ++r)
-      std::copy_n(matrix + r * layer.inputs, layer.inputs, w.data.data() + r * w.ld);
-    transpose(matrix + task.begin * layer.inputs,
-              task.end - task.begin,
-              layer.inputs,
-              layer.inputs,
-              wt.data.data() + task.begin,
-              wt.ld);
+    const Index first = layer.weight_offset + task.begin * layer.inputs;
+    const Index rows = task.end - task.begin;
+    std::copy_n(theta + first, rows * layer.inputs, theta_.data() + first);
+    if (layer.has_bias) {
+      const Index bias = layer.bias_offset + task.begin;
+      std::copy_n(theta + bias, rows, theta_.data() + bias);
+    }
+    if (task.layer == 0) return;
+    TransposedWeights& w = transposed_[task.layer];
+    transpose(theta + first, rows, layer.inputs, layer.inputs, w.data.data() + task.begin, w.ld);
   });
 }
 
@@ -235,7 +224,7 @@ PanelView<T> Linearization<T>::tangent_tile(
       ProductOptions<T> options;
       options.accumulate = true;
       options.scale = scale;
-      multiply<T>(weights_[l].view(), r, next, options);
+      multiply<T>(weights(l), r, next, options);
     }
     std::swap(r, next);
   }

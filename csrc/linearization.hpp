@@ -39,6 +39,12 @@ struct Deltas {
   }
 };
 
+// W_l, or V_l, in a parameter vector.
+template <class T>
+RowMajor<T> weight_matrix(const T* params, const Layer& layer) {
+  return {params + layer.weight_offset, layer.outputs, layer.inputs, layer.inputs};
+}
+
 // Rows of the weight matrix of a layer (from 0) that one thread sums up over the cases.
 struct RowTask {
   std::size_t layer;
@@ -133,7 +139,7 @@ class Linearization {
   PanelView<const T> second_derivatives(std::size_t l) const { return slice(seconds_[l]); }
   // a_l' as panels of features, (cases x d_l).
   PanelView<const T> features(std::size_t l) const { return features_[l].view(); }
-  RowMajor<T> weights(std::size_t l) const { return weights_[l].view(); }
+  RowMajor<T> weights(std::size_t l) const { return weight_matrix(theta_.data(), net_.layers[l]); }
   RowMajor<T> transposed_weights(std::size_t l) const { return transposed_[l].view(); }
   const std::vector<RowTask>& row_tasks() const { return row_tasks_; }
   Index tile_panels() const { return tile_panels_; }
@@ -141,9 +147,9 @@ class Linearization {
   Index tile_count(Index first) const { return std::min(tile_panels_, count_ - first); }
 
  private:
-  struct Weights {
-    Weights() = default;
-    Weights(Index rows, Index cols, Arena<T>& arena);
+  struct TransposedWeights {
+    TransposedWeights() = default;
+    TransposedWeights(Index rows, Index cols, Arena<T>& arena);
     RowMajor<T> view() const { return {data.data(), rows, cols, ld}; }
     Index rows = 0, cols = 0;
     Index ld = 0;  // rows an odd number of cache lines apart
@@ -155,7 +161,7 @@ class Linearization {
   }
   void reserve_scratch();
   void reserve_deltas(Index num_vectors);
-  void copy_weights();
+  void copy_weights(const T* theta);
   void forward_tile(Index first);
   template <class Source>
   PanelView<T> tangent_tile(const Source& source, Index first, Index count, int thread, int pair);
@@ -186,8 +192,7 @@ class Linearization {
   const T* x_;  // (N x d_0), read while loading
 
   // Layer l + 1 of the equations above is element l of these.
-  std::vector<Weights> weights_;     // W_l, (d_l x d_{l-1}), from the second layer on
-  std::vector<Weights> transposed_;  // W_l', (d_{l-1} x d_l), from the second layer on
+  std::vector<TransposedWeights> transposed_;  // W_l', (d_{l-1} x d_l), from the second layer on
   std::vector<RowTask> row_tasks_;
 
   std::mutex mutex_;  // guards what follows
