@@ -21,7 +21,7 @@ FLOORS = [
     {"types"},
     {"check", "parallel", "large_blocks"},
     {"panels", "random"},
-    {"dense", "vectors", "panel_arrays"},
+    {"dense", "vectors", "panel_arrays", "elementary"},
     {"activation", "loss", "output_kernels", "recurrence", "nystrom", "factorization"},
     {"mlp", "sampling", "krylov", "multishift"},
     {"linearization", "output_matrix"},
