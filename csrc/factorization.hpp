@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "dense.hpp"
+#include "vectors.hpp"
 
 namespace natgrad {
 
@@ -27,13 +28,6 @@ struct Matrix {
   Index rows = 0, cols = 0, ld = 0;
   Buffer<T> data;
 };
-
-template <class T>
-bool all_finite(const T* x, Index size) {
-  int bad = 0;
-  for (Index i = 0; i < size; ++i) bad |= x[i] - x[i] != T(0);  // NaN unless x is finite
-  return bad == 0;
-}
 
 // Eigenvalues below this part of the trace are noise of sums that were accumulated in T.
 template <class T>

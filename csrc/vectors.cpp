@@ -74,10 +74,7 @@ double Vectors<T>::norm(const T* x) {
 template <class T>
 bool Vectors<T>::all_finite(const T* x) {
   return sum_blocks([=](Index begin, Index end) {
-           int bad = 0;
-           for (Index i = begin; i < end; ++i)
-             bad |= x[i] - x[i] != T(0);  // NaN unless x is finite
-           return static_cast<double>(bad);
+           return natgrad::all_finite(x + begin, end - begin) ? 0.0 : 1.0;
          }) == 0.0;
 }
 

@@ -24,6 +24,14 @@ double chained_sum(Index begin, Index end, const F& f) {
   return sum;
 }
 
+// On the calling thread.
+template <class T>
+bool all_finite(const T* x, Index size) {
+  int bad = 0;
+  for (Index i = 0; i < size; ++i) bad |= x[i] - x[i] != T(0);  // NaN unless x is finite
+  return bad == 0;
+}
+
 // One of several systems that share the residual r, up to a factor.
 template <class T>
 struct ShiftedStep {

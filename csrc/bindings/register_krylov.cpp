@@ -85,18 +85,23 @@ void register_vectors(py::module_& m) {
         const Index rows = a.shape(0), cols = a.shape(1);
         auto result = out<T>({cols, rows});
         T* result_data = result.mutable_data();
-        py::gil_scoped_release release;
-        constexpr Index strip = 2048;
-        parallel_for((rows + strip - 1) / strip, check_threads(num_threads), [&](Index i, int) {
-          const Index first = i * strip, count = std::min(strip, rows - first);
-          transpose(a_data + first * cols, count, cols, cols, result_data + first, rows);
-        });
-        return result;
+        std::atomic<bool> finite{true};
+        {
+          py::gil_scoped_release release;
+          constexpr Index strip = 1024;
+          parallel_for((rows + strip - 1) / strip, check_threads(num_threads), [&](Index i, int) {
+            const Index first = i * strip, count = std::min(strip, rows - first);
+            const T* a_strip = a_data + first * cols;
+            if (!all_finite(a_strip, count * cols)) finite = false;
+            transpose(a_strip, count, cols, cols, result_data + first, rows);
+          });
+        }
+        return py::make_tuple(result, finite.load());
       },
       py::arg("a"),
       py::kw_only(),
       py::arg("num_threads"),
-      "A' (cols, rows) of a (rows, cols), a new array.");
+      "A' (cols, rows) of a (rows, cols), a new array, and whether all of it is finite.");
 }
 
 template <class T>

@@ -61,6 +61,16 @@ def as_real(x: ArrayLike, name: str) -> NDArray[Any]:
 
 def as_floats(x: ArrayLike, name: str, dtype: np.dtype[Any], ndim: int | tuple[int, ...]) -> Any:
     """A finite, C-contiguous, aligned array of `dtype`; `x` itself where it is one already."""
+    a = _as_contiguous(x, name, dtype, ndim)
+    if not core_for(dtype).all_finite(a, num_threads=_threads_for(a.size)):
+        raise _not_finite(a, name)
+    return a
+
+
+def _as_contiguous(
+    x: ArrayLike, name: str, dtype: np.dtype[Any], ndim: int | tuple[int, ...]
+) -> Any:
+    """As `as_floats`, for elements that somebody else looks at."""
     ready = type(x) is np.ndarray and x.dtype == dtype and x.flags.c_contiguous and x.flags.aligned
     a: Any = x if ready else as_real(x, name)
     allowed = (ndim,) if isinstance(ndim, int) else ndim
@@ -68,17 +78,20 @@ def as_floats(x: ArrayLike, name: str, dtype: np.dtype[Any], ndim: int | tuple[i
         wanted = " or ".join(str(n) for n in allowed)
         raise ValueError(f"{name} has {a.ndim} dimensions (shape {a.shape}), wanted {wanted}")
     if not ready:
-        with np.errstate(over="ignore"):  # what does not fit is reported below
+        with np.errstate(over="ignore"):  # what does not fit is reported as Inf
             a = np.require(a, dtype=dtype, requirements=["C", "A"])
         a = a.view(np.ndarray)
-    if not core_for(dtype).all_finite(a, num_threads=_threads_for(a.size)):
-        place = np.argwhere(~np.isfinite(a))[0]
-        if a.ndim == 2:
-            where = f"row {place[0]}, column {place[1]}"
-        else:
-            where = f"position {', '.join(str(i) for i in place)}"
-        raise ValueError(f"{name} has NaN or Inf (in {dtype}) at {where}")
     return a
+
+
+def _not_finite(a: Any, name: str) -> ValueError:
+    """Name the first element that is NaN or Inf."""
+    place = np.argwhere(~np.isfinite(a))[0]
+    if a.ndim == 2:
+        where = f"row {place[0]}, column {place[1]}"
+    else:
+        where = f"position {', '.join(str(i) for i in place)}"
+    return ValueError(f"{name} has NaN or Inf (in {a.dtype}) at {where}")
 
 
 def as_cases(x: ArrayLike, num_inputs: int, dtype: np.dtype[Any]) -> Any:
@@ -110,8 +123,11 @@ def as_rows(v: ArrayLike, name: str, size: int, dtype: np.dtype[Any]) -> tuple[A
         return as_floats(a, name, dtype, 1)[None], False
     if a.flags.f_contiguous:
         return as_floats(a.T, name, dtype, 2), True
-    columns = as_floats(a, name, dtype, 2)
-    return core_for(dtype).transposed(columns, num_threads=_threads_for(a.size)), True
+    columns = _as_contiguous(a, name, dtype, 2)
+    rows, finite = core_for(dtype).transposed(columns, num_threads=_threads_for(a.size))
+    if not finite:
+        raise _not_finite(columns, name)
+    return rows, True
 
 
 def as_sample_weight(sample_weight: ArrayLike | None, num_cases: int) -> NDArray[np.float64] | None:
