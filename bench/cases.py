@@ -112,8 +112,8 @@ SOLVES = (
     Case("solve-curves", CURVES, 1000, loss="bernoulli_cross_entropy", inputs="uniform"),
 )
 NAMED = {case.name: case for case in SUITE + SOLVES}
-CHUNKED_FROM = 100_000  # cases; below, activations are small
-CHUNK = 16_384
+CHUNKED_FROM = 10_000  # cases; from where on the slope is taken
+CHUNK = 4_096
 SWEEPS = ("width", "batch", "cases")
 
 

@@ -301,7 +301,7 @@ def scaled(a: typing.SupportsFloat | typing.SupportsIndex, x: numpy.ndarray, *, 
     """
     a x, a new array.
     """
-def transposed(a: numpy.ndarray, *, num_threads: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float32]:
+def transposed(a: numpy.ndarray, *, num_threads: typing.SupportsInt | typing.SupportsIndex) -> tuple[numpy.typing.NDArray[numpy.float32], bool]:
     """
-    A' (cols, rows) of a (rows, cols), a new array.
+    A' (cols, rows) of a (rows, cols), a new array, and whether all of it is finite.
     """
