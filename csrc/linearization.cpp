@@ -188,6 +188,16 @@ void Linearization<T>::reserve(Index num_vectors) {
   const std::lock_guard<std::mutex> lock(mutex_);
   reserve_scratch();
   reserve_deltas(num_vectors);
+  // Pages are touched here, by the threads that will write to them, and not in the first product.
+  parallel_for(work_threads_, work_threads_, [&](Index i, int) {
+    Buffer<T>& scratch = scratch_[static_cast<std::size_t>(i)];
+    std::fill_n(scratch.data(), scratch.size(), T(0));
+  });
+  each_tile(pass_size(num_vectors), [&](Index k, Index first, Index count, int) {
+    for (Panels<T>& u : deltas_[static_cast<std::size_t>(k)])
+      for (Index j = first; j < first + count; ++j)
+        std::fill_n(u.view().panel(j), u.rows() * Tile<T>::width, T(0));
+  });
 }
 
 template <class T>
@@ -371,14 +381,9 @@ template <class T>
 void Linearization<T>::vjp(const T* u, Index num_vectors, T* out) {
   const Index outputs = net_.num_outputs();
   const TileFunction<T> seed = [=](Index k, Index first, PanelView<T> tile) {
-    const Index row = first * Tile<T>::width;
-    pack_cases(u + (k * num_cases_ + row) * outputs,
-               num_cases_ - row,
-               outputs,
-               0,
-               tile.count,
-               Fill::zero,
-               tile);
+    const Index row = first * Tile<T>::width, rest = num_cases_ - row;
+    const T* u_tile = u + (k * num_cases_ + row) * outputs;
+    pack_cases(u_tile, rest, outputs, 0, tile.count, Fill::zero, tile);
   };
   pull_back({{}, seed}, num_vectors, out);
 }

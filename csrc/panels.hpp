@@ -85,7 +85,7 @@ template <class T>
 class Arena {
  public:
   Buffer<T> take(Index size) {
-    constexpr Index line = 64 / static_cast<Index>(sizeof(T)), most = (Index{16} << 20) / 4;
+    constexpr Index line = 64 / static_cast<Index>(sizeof(T)), most = Index{16} << 20;
     const Index padded = checked_product(size / line + 1, line, "buffer size");
     if (padded > left_) {
       left_ = std::max(padded, std::min(total_, most));
