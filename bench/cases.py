@@ -113,7 +113,7 @@ SOLVES = (
 )
 NAMED = {case.name: case for case in SUITE + SOLVES}
 CHUNKED_FROM = 10_000  # cases; from where on the slope is taken
-CHUNK = 4_096
+CHUNK = 8_192
 SWEEPS = ("width", "batch", "cases")
 
 
