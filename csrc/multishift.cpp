@@ -216,8 +216,9 @@ class Run {
     }
   }
 
-  // The true residual of the smallest damping. What rounding added to it, e, is apart from r and in
-  // proportion to x: |true r_j|^2 = |r_j|^2 + |e|^2 |x_j|^2 / |x|^2 for the others.
+  // The true residual of the smallest damping, of which r is the one of the recurrence. What rounding
+  // added to it, e, is apart from r and in proportion to x:
+  //   |true r_j|^2 = |r_j|^2 + |e|^2 |x_j|^2 / |x|^2.
   void verify_base() {
     const auto least = std::min_element(dampings_.begin(), dampings_.end());
     const Index place = static_cast<Index>(least - dampings_.begin());
@@ -228,10 +229,9 @@ class Run {
     if (!is_over || !(length > 0.0) || !std::isfinite(length)) return;
     a_.apply(x(place), direction(place));
     ++summary_.matvecs;
-    const double rr =
-        vectors_.replace_residual(1.0, b_.data(), *least, x(place), direction(place), r_.data())[0];
-    const double error = std::sqrt(std::max(0.0, rr - base.residual_norm * base.residual_norm));
-    for (Index j = 0; std::isfinite(rr) && j < count(); ++j) {
+    const double error =
+        vectors_.replace_residual(1.0, b_.data(), *least, x(place), direction(place), r_.data())[1];
+    for (Index j = 0; std::isfinite(error) && j < count(); ++j) {
       CgSummary& record = summary(j);
       record.residual_norm = std::hypot(record.residual_norm, error * vectors_.norm(x(j)) / length);
       if (record.status == CgStatus::converged && record.residual_norm > 2.0 * tolerance_)
