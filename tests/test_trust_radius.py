@@ -217,11 +217,11 @@ def test_bad_options(options, error, words):
 
 
 def test_iterates_are_those_of_the_reference(rng):
-    matrix, b = spd_matrix(rng, 120, 1e2), rng.standard_normal(120)
+    matrix, b = spd_matrix(rng, 120, 1e3), rng.standard_normal(120)
     result = ng.cg(matrix, b, rtol=1e-14, max_iter=27, keep_iterates=True)
     assert [i for i, _, _ in result.iterates] == [5, 7, 9, 11, 15, 19, 25, 27]  # and the last
     for i, x, phi in result.iterates:
-        assert_close(x, reference.pcg(matrix, b, max_iter=i)[0], 1e-9)  # rounding grows with i
+        assert_close(x, reference.pcg(matrix, b, max_iter=i)[0], 1e-7)  # rounding grows with i
         assert phi == pytest.approx(quadratic(matrix, b, x), rel=1e-10)
     assert same_bits(result.iterates[-1].x, result.x)
     assert result.iterates[-1].quadratic == result.quadratic
