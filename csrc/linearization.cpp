@@ -29,6 +29,13 @@ Index task_rows(Index num_params, Index inputs, Index tile_rows) {
   return std::clamp<Index>((rows + tile_rows - 1) / tile_rows * tile_rows, tile_rows, 96);
 }
 
+// Lets the system back the pages of uninitialised memory.
+template <class T>
+void touch_pages(T* data, Index size) {
+  constexpr Index page = 4096 / static_cast<Index>(sizeof(T));
+  for (Index i = 0; i < size; i += page) data[i] = T(0);
+}
+
 double sweep_flops(const Architecture& net, Index num_cases) {
   return 2.0 * static_cast<double>(num_cases) * static_cast<double>(net.num_params);
 }
@@ -188,15 +195,16 @@ void Linearization<T>::reserve(Index num_vectors) {
   const std::lock_guard<std::mutex> lock(mutex_);
   reserve_scratch();
   reserve_deltas(num_vectors);
-  // Pages are touched here, by the threads that will write to them, and not in the first product.
+  // By the threads that will write to them, and not in the first product.
   parallel_for(work_threads_, work_threads_, [&](Index i, int) {
     Buffer<T>& scratch = scratch_[static_cast<std::size_t>(i)];
-    std::fill_n(scratch.data(), scratch.size(), T(0));
+    touch_pages(scratch.data(), scratch.size());
   });
   each_tile(pass_size(num_vectors), [&](Index k, Index first, Index count, int) {
-    for (Panels<T>& u : deltas_[static_cast<std::size_t>(k)])
-      for (Index j = first; j < first + count; ++j)
-        std::fill_n(u.view().panel(j), u.rows() * Tile<T>::width, T(0));
+    for (Panels<T>& u : deltas_[static_cast<std::size_t>(k)]) {
+      const PanelView<T> tile = u.view().slice(first, count);
+      touch_pages(tile.data, tile.count * tile.stride);
+    }
   });
 }
 

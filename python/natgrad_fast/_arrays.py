@@ -121,12 +121,15 @@ def as_rows(v: ArrayLike, name: str, size: int, dtype: np.dtype[Any]) -> tuple[A
         raise ValueError(f"{name} has no columns, wanted at least one vector")
     if a.ndim == 1:
         return as_floats(a, name, dtype, 1)[None], False
+    core, threads = core_for(dtype), _threads_for(a.size)
     if a.flags.f_contiguous:
-        return as_floats(a.T, name, dtype, 2), True
-    columns = _as_contiguous(a, name, dtype, 2)
-    rows, finite = core_for(dtype).transposed(columns, num_threads=_threads_for(a.size))
+        rows = _as_contiguous(a.T, name, dtype, 2)
+        finite = core.all_finite(rows, num_threads=threads)
+    else:
+        columns = _as_contiguous(a, name, dtype, 2)
+        rows, finite = core.transposed(columns, num_threads=threads)
     if not finite:
-        raise _not_finite(columns, name)
+        raise _not_finite(rows.T, name)
     return rows, True
 
 
