@@ -1,6 +1,6 @@
-// Large blocks of memory, kept for the next user. The pages of a new block are cleared by the
-// system one by one, which takes up to a sixth of the time of a product with several vectors; what
-// is kept stays at the system's disposal: it may take the pages away when memory is short.
+// Large blocks of memory, kept for the next user: a product with 16 vectors takes 1.1 to 1.5 times
+// as long where the system has to find and clear the pages of its result. What is kept stays at the
+// system's disposal: it may take the pages away when memory is short.
 #pragma once
 
 #include "types.hpp"
