@@ -8,7 +8,7 @@ from typing import Any
 import natgrad_fast as ng
 import numpy as np
 from natgrad_fast._arrays import core_for
-from natgrad_fast.losses import as_loss
+from natgrad_fast.losses.standard import as_loss
 
 from . import counts
 from .cases import Case, Data

@@ -11,7 +11,7 @@ import natgrad_fast as ng
 import numpy as np
 import reference
 from natgrad_fast._arrays import core_for
-from natgrad_fast.losses import as_loss
+from natgrad_fast.losses.standard import as_loss
 
 SQUARED, SOFTMAX, BERNOULLI = "squared_error", "softmax_cross_entropy", "bernoulli_cross_entropy"
 POISSON, STUDENT, MEAN_VARIANCE = "poisson", "student_t", "gaussian_mean_variance"

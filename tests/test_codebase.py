@@ -1,5 +1,6 @@
 """The rules of the house: who may include whom, what lives where, stubs and versions up to date."""
 
+import ast
 import re
 import shutil
 import subprocess
@@ -14,40 +15,91 @@ from cases import run_python
 ROOT = Path(__file__).resolve().parent.parent
 CPP = sorted([*ROOT.glob("csrc/**/*.hpp"), *ROOT.glob("csrc/**/*.cpp")])
 PYTHON = sorted([*ROOT.glob("python/**/*.py"), *ROOT.glob("bench/*.py")])
-TESTS = sorted(ROOT.glob("tests/*.py"))
+TESTS = sorted(ROOT.glob("tests/**/*.py"))
 
-# Includes go strictly down these floors; a header of the same floor is a neighbour, not a base.
-FLOORS = [
-    {"types"},
-    {"check", "parallel", "large_blocks"},
-    {"panels", "random"},
-    {"dense", "vectors", "panel_arrays", "elementary"},
-    {"activation", "loss", "output_kernels", "recurrence", "nystrom", "factorization"},
-    {"mlp", "sampling", "krylov", "multishift"},
-    {"linearization", "output_matrix"},
-    {"objective", "curvature", "hessian", "layer_moments"},
-    {"sample_space", "kronecker"},
-    {"bindings"},
+# csrc: a file includes headers of its own folder and of the folders below it. Nets, outputs and
+# Krylov solvers never know of one another: solvers see operators through their interface alone.
+BELOW = {
+    "base": set(),
+    "linalg": {"base"},
+    "net": {"base", "linalg"},
+    "output": {"base", "linalg"},
+    "krylov": {"base", "linalg"},
+    "curvature": {"base", "linalg", "net", "output"},
+    "bindings": {"base", "linalg", "net", "output", "krylov", "curvature"},
+}
+# python/natgrad_fast: a module imports those of its own layer and of the layers above it in this
+# table. Nothing imports studies, plots, sklearn or cli but what stands behind them.
+LAYERS = [
+    {"_cpu"},
+    {"_isa"},
+    {"_core"},
+    {"config"},
+    {"_arrays"},
+    {"losses"},
+    {"model"},
+    {"operators"},
+    {"residuals", "preconditioners"},
+    {"linear"},
+    {"solvers"},
+    {"training"},
+    {"io", "studies", "sklearn", "plots"},
+    {"cli"},
 ]
-FLOOR = {noun: number for number, nouns in enumerate(FLOORS) for noun in nouns}
-# Solvers know operators only through their interface: nothing of nets or losses.
-SOLVERS = {"krylov", "multishift", "nystrom", "recurrence"}
-SOLVER_BASE = {"types", "check", "parallel", "panels", "dense", "vectors", "recurrence"}
+LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
+ALONE = {"datasets", "quadratics"}  # import nothing else of the package
+PACKAGE = ROOT / "python" / "natgrad_fast"
+MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE or p.name[:2] != "__")
 
 
-def noun(path):
-    return "bindings" if path.parent.name == "bindings" else path.stem
+def folder(path):
+    return path.relative_to(ROOT / "csrc").parts[0]
 
 
 def included(path):
-    """Nouns of the project headers that this file includes, its own apart."""
+    """The project headers that this file includes, by their place in csrc."""
     names = re.findall(r'^\s*#\s*include\s+"([^"]+)"', path.read_text(), re.M)
-    paths = [(path.parent / name).resolve() for name in names]
-    paths = [
-        p if p.exists() else ROOT / "csrc" / name for p, name in zip(paths, names, strict=True)
-    ]
-    assert all(p.is_file() for p in paths), names
-    return {noun(p) for p in paths} - {noun(path)}
+    assert all((ROOT / "csrc" / name).is_file() for name in names), names
+    return names
+
+
+def include_graph():
+    return {str(p.relative_to(ROOT / "csrc")): included(p) for p in CPP if p.suffix == ".hpp"}
+
+
+def imported(path):
+    """Modules of the package that a file imports, as paths from the package; functions count too.
+
+    A name that is imported from a folder counts as that of its __init__.
+    """
+    here = path.relative_to(PACKAGE).parts[:-1]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            assert not any(n.name.split(".")[0] == "natgrad_fast" for n in node.names), "relative"
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        if node.level == 0:
+            assert (node.module or "").split(".")[0] != "natgrad_fast", "imports are relative"
+            continue
+        base = here[: len(here) - node.level + 1]
+        parts = (*base, *(node.module or "").split(".")) if node.module else base
+        found |= {(*parts, n.name) for n in node.names} if not node.module else {parts}
+    return found
+
+
+def layer_of(parts):
+    return parts[0] if parts else "__init__"
+
+
+def cycles(graph):
+    """Names that can reach themselves."""
+    reach = {name: set(targets) for name, targets in graph.items()}
+    for middle in graph:
+        for targets in reach.values():
+            if middle in targets:
+                targets |= reach[middle]
+    return sorted(name for name, targets in reach.items() if name in targets)
 
 
 def code(path):
@@ -67,16 +119,51 @@ def test_there_is_something_to_check():
 
 @pytest.mark.parametrize("path", CPP, ids=relative)
 def test_includes_go_one_way(path):
-    assert noun(path) in FLOOR, "a new noun: give it a floor in FLOORS"
-    assert all(FLOOR[name] < FLOOR[noun(path)] for name in included(path)), included(path)
-    if noun(path) in SOLVERS:
-        assert included(path) <= SOLVER_BASE
+    assert folder(path) in BELOW, "a new folder: give it a place in BELOW"
+    allowed = BELOW[folder(path)] | {folder(path)}
+    assert {name.partition("/")[0] for name in included(path)} <= allowed, included(path)
+
+
+def test_headers_do_not_include_each_other_in_a_circle():
+    assert cycles(include_graph()) == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_imports_go_one_way(path):
+    own = layer_of(path.relative_to(PACKAGE).with_suffix("").parts)
+    wanted = {layer_of(parts) for parts in imported(path)} - {own}
+    if own in ALONE:
+        assert wanted <= {"_arrays"}
+        return
+    if own == "cli":
+        wanted -= {"bench", "__version__"}  # lies in bench/ until it is installed; a string
+    assert own in LAYER, "a new module: give it a place in LAYERS"
+    assert all(name in LAYER and LAYER[name] < LAYER[own] for name in wanted - ALONE), wanted
+
+
+def test_modules_do_not_import_each_other_in_a_circle():
+    graph = {}
+    for path in MODULES:
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        name = parts[:-1] if parts[-1] == "__init__" else parts
+        graph[name] = imported(path)
+    assert cycles(graph) == []
+
+
+def test_the_check_of_imports_finds_imports_inside_functions(tmp_path):
+    text = "def f():\n    from ..linear.auto import solve\n    return solve\n"
+    path = PACKAGE / "operators" / "curvature.py"
+    assert ("linear", "auto") not in imported(path)
+    probe = tmp_path / "probe.py"
+    probe.write_text(text)
+    nodes = [n for n in ast.walk(ast.parse(probe.read_text())) if isinstance(n, ast.ImportFrom)]
+    assert [n.module for n in nodes] == ["linear.auto"]
 
 
 @pytest.mark.parametrize("path", CPP, ids=relative)
 def test_pybind11_only_in_bindings_and_openmp_only_in_parallel(path):
     text = code(path)
-    if noun(path) != "bindings":
+    if folder(path) != "bindings":
         assert not re.search(r"\bpy::|pybind11|Python\.h", text)
     if path.name != "parallel.hpp":
         assert not re.search(r"_OPENMP|#\s*pragma\s+omp|\bomp_|<omp\.h>", text)

@@ -8,8 +8,8 @@
 #include <memory>
 #include <vector>
 
-#include "check.hpp"
-#include "panels.hpp"
+#include "base/check.hpp"
+#include "linalg/panels.hpp"
 
 namespace natgrad {
 

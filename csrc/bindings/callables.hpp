@@ -4,8 +4,8 @@
 #include <chrono>
 #include <optional>
 
-#include "krylov.hpp"
-#include "registry.hpp"
+#include "bindings/registry.hpp"
+#include "krylov/cg.hpp"
 
 namespace natgrad {
 

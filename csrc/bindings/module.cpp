@@ -1,9 +1,9 @@
 #include <Eigen/Core>
 
-#include "activation.hpp"
-#include "dense.hpp"
-#include "parallel.hpp"
-#include "registry.hpp"
+#include "base/parallel.hpp"
+#include "bindings/registry.hpp"
+#include "linalg/dense.hpp"
+#include "net/activation.hpp"
 
 namespace natgrad {
 namespace {

@@ -1,7 +1,7 @@
-#include "curvature.hpp"
-#include "hessian.hpp"
-#include "objective.hpp"
-#include "registry.hpp"
+#include "bindings/registry.hpp"
+#include "curvature/gauss_newton.hpp"
+#include "curvature/hessian.hpp"
+#include "curvature/objective.hpp"
 
 namespace natgrad {
 namespace {

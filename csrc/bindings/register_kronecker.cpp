@@ -1,5 +1,5 @@
-#include "kronecker.hpp"
-#include "registry.hpp"
+#include "bindings/registry.hpp"
+#include "curvature/kronecker.hpp"
 
 namespace natgrad {
 namespace {

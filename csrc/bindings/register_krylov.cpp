@@ -1,8 +1,8 @@
-#include "callables.hpp"
-#include "dense.hpp"
-#include "multishift.hpp"
-#include "parallel.hpp"
-#include "vectors.hpp"
+#include "base/parallel.hpp"
+#include "bindings/callables.hpp"
+#include "krylov/multishift.hpp"
+#include "linalg/dense.hpp"
+#include "linalg/vectors.hpp"
 
 namespace natgrad {
 namespace {

@@ -1,9 +1,9 @@
 #include <pybind11/stl.h>
 
-#include "dense.hpp"
-#include "output_matrix.hpp"
-#include "random.hpp"
-#include "registry.hpp"
+#include "base/random.hpp"
+#include "bindings/registry.hpp"
+#include "linalg/dense.hpp"
+#include "output/output_matrix.hpp"
 
 namespace natgrad {
 namespace {

@@ -1,7 +1,7 @@
 #include <pybind11/stl.h>
 
-#include "linearization.hpp"
-#include "registry.hpp"
+#include "bindings/registry.hpp"
+#include "net/linearization.hpp"
 
 namespace natgrad {
 

@@ -1,5 +1,5 @@
-#include "nystrom.hpp"
-#include "registry.hpp"
+#include "bindings/registry.hpp"
+#include "krylov/nystrom.hpp"
 
 namespace natgrad {
 

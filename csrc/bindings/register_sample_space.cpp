@@ -1,5 +1,5 @@
-#include "registry.hpp"
-#include "sample_space.hpp"
+#include "bindings/registry.hpp"
+#include "curvature/sample_space.hpp"
 
 namespace natgrad {
 

@@ -3,8 +3,8 @@
 #include <string>
 #include <string_view>
 
-#include "arrays.hpp"
-#include "loss.hpp"
+#include "bindings/arrays.hpp"
+#include "output/loss.hpp"
 
 namespace natgrad {
 

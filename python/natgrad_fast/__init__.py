@@ -8,30 +8,34 @@ curvature are means over cases; damping is absolute: B + damping * I.
 from . import losses, solvers
 from ._core import __version__
 from .config import default_num_threads, show_config
-from .curvature import GGN, EmpiricalFisher, Fisher, Hessian
-from .damping import DampingPolicy, LevenbergMarquardt, Tikhonov
-from .estimates import estimate_memory
-from .history import EpochInfo, History, StepInfo
-from .kronecker import EKFAC, KFAC, TEKFAC, TKFAC
-from .krylov import cg, multishift_cg
-from .mlp import MLP
-from .nystrom import Nystrom
-from .objective import value, value_and_grad
-from .operators import Jacobian
-from .optimizer import NaturalGradient
-from .preconditioners import DiagonalPreconditioner
-from .results import (
+from .linear import (
     BlockCGResult,
     CGIterate,
     CGResult,
     Estimate,
     MultishiftResult,
+    SampleSpace,
     SolveInfo,
     SolveResult,
     Status,
+    cg,
+    estimate_solve,
+    multishift_cg,
+    sample_space_solve,
+    solve,
 )
-from .sample_space import SampleSpace, sample_space_solve
-from .solve import estimate_solve, solve
+from .model import MLP, value, value_and_grad
+from .operators import GGN, EmpiricalFisher, Fisher, Hessian, Jacobian, estimate_memory
+from .preconditioners import EKFAC, KFAC, TEKFAC, TKFAC, DiagonalPreconditioner, Nystrom
+from .training import (
+    DampingPolicy,
+    EpochInfo,
+    History,
+    LevenbergMarquardt,
+    NaturalGradient,
+    StepInfo,
+    Tikhonov,
+)
 
 __all__ = [
     "EKFAC",

@@ -1,0 +1,83 @@
+// The only file that knows OpenMP. Work is cut into tasks whose arithmetic does not depend on the
+// thread that runs them, so results have the same bits for any number of threads.
+#pragma once
+
+#include <atomic>
+#include <exception>
+
+#include "base/types.hpp"
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+namespace natgrad {
+
+#ifdef _OPENMP
+inline constexpr bool has_openmp = true;
+inline int max_threads() {
+  return omp_get_max_threads();
+}
+#else
+inline constexpr bool has_openmp = false;
+inline int max_threads() {
+  return 1;
+}
+#endif
+
+// Set in a forked child: the threads of the parent's team do not exist there, and libgomp would
+// wait for them forever.
+inline std::atomic<bool> threads_disabled{false};
+
+#ifdef _OPENMP
+// Tasks [next, end) that belong to one thread until another one has nothing left to do; a cache
+// line each, since every thread writes to its own.
+struct alignas(64) TaskShare {
+  std::atomic<Index> next{0};
+  Index end = 0;
+};
+#endif
+
+// Calls f(task, thread) for every task in [0, num_tasks), thread in [0, num_threads). A thread has a
+// run of neighbouring tasks of its own, the same in every call, so what it wrote is still in its
+// cache when it comes again; then it helps the others. The first exception is rethrown after the
+// last task.
+template <class F>
+void parallel_for(Index num_tasks, int num_threads, F&& f) {
+#ifdef _OPENMP
+  if (num_threads > 1 && num_tasks > 1 && !threads_disabled) {
+    constexpr int max_shares = 64;
+    const int team = num_tasks < num_threads ? static_cast<int>(num_tasks) : num_threads;
+    const int num_shares = team < max_shares ? team : max_shares;
+    TaskShare shares[max_shares];
+    for (int i = 0; i < num_shares; ++i) {
+      shares[i].next = num_tasks * i / num_shares;
+      shares[i].end = num_tasks * (i + 1) / num_shares;
+    }
+    std::exception_ptr error;
+    std::atomic<bool> failed{false};
+#pragma omp parallel num_threads(team)
+    {
+      const int thread = omp_get_thread_num();
+      for (int i = 0; i < num_shares; ++i) {
+        TaskShare& share = shares[(thread + i) % num_shares];
+        for (;;) {
+          const Index task = share.next.fetch_add(1, std::memory_order_relaxed);
+          if (task >= share.end || failed.load(std::memory_order_relaxed)) break;
+          try {
+            f(task, thread);
+          } catch (...) {
+            if (!failed.exchange(true)) error = std::current_exception();
+          }
+        }
+      }
+    }
+    if (error) std::rethrow_exception(error);
+    return;
+  }
+#endif
+  (void)num_threads;
+  for (Index task = 0; task < num_tasks; ++task) f(task, 0);
+}
+
+}  // namespace natgrad

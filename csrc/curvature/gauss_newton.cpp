@@ -1,0 +1,284 @@
+#include "curvature/gauss_newton.hpp"
+
+#include <utility>
+
+#include "base/parallel.hpp"
+#include "linalg/vectors.hpp"
+
+namespace natgrad {
+
+template <class T>
+CurvatureOperator<T>::CurvatureOperator(std::shared_ptr<Linearization<T>> linearization,
+                                        CurvatureSpec<T> spec,
+                                        CaseWeights<T> weights,
+                                        double shift)
+    : linearization_(std::move(linearization)),
+      spec_(std::move(spec)),
+      output_(spec_.loss,
+              spec_.kind,
+              linearization_->net().num_outputs(),
+              spec_.num_samples,
+              spec_.seed,
+              linearization_->chunk_panels()),
+      weights_(std::move(weights)),
+      shift_(shift),
+      multiply_output_{prepare_outputs(), [this](Index, Index first, PanelView<T> r) {
+                         output_.multiply(first, r);
+                         weights_.apply(first, r);
+                       }} {
+  check(weights_.num_cases() == linearization_->num_cases(),
+        "weights for ",
+        weights_.num_cases(),
+        " cases, batch of ",
+        linearization_->num_cases());
+  linearization_->reserve(1);
+}
+
+template <class T>
+OutputReader<T> CurvatureOperator<T>::prepare_outputs() {
+  return [this](Index first, PanelView<const T> z) {
+    PanelView<const T> y = {};
+    if (output_.needs_targets()) y = std::as_const(spec_.targets).view().slice(first, z.count);
+    output_.prepare(first, z, y, linearization_->work_threads());
+  };
+}
+
+template <class T>
+void CurvatureOperator<T>::multiply(const T* x, Index num_vectors, double shift, T* y) {
+  linearization_->multiply_gauss_newton(x, num_vectors, multiply_output_, shift, y);
+}
+
+template <class T>
+double CurvatureOperator<T>::quadratic_form(const T* v, const T* w) {
+  Buffer<double> values(linearization_->num_panels() * Tile<T>::width);
+  linearization_->push_forward_pair(
+      v, w, multiply_output_.prepare, [&](Index first, PanelView<T> jv, PanelView<T> jw) {
+        output_.inner(first, jv, jw, values.data() + first * Tile<T>::width);
+      });
+  double sum = weights_.mean(values.data());
+  if (shift_ != 0.0) sum += shift_ * Vectors<T>(size(), linearization_->num_threads()).dot(v, w);
+  return sum;
+}
+
+template <class T>
+std::array<double, 3> CurvatureOperator<T>::quadratic_forms(const T* v, const T* w) {
+  const Index size_of_values = linearization_->num_panels() * Tile<T>::width;
+  Buffer<double> vv(size_of_values), vw(size_of_values), ww(size_of_values);
+  linearization_->push_forward_pair(
+      v, w, multiply_output_.prepare, [&](Index first, PanelView<T> jv, PanelView<T> jw) {
+        const Index place = first * Tile<T>::width;
+        output_.inner(first, jv, jv, vv.data() + place);
+        output_.inner(first, jv, jw, vw.data() + place);
+        output_.inner(first, jw, jw, ww.data() + place);
+      });
+  std::array<double, 3> forms{
+      weights_.mean(vv.data()), weights_.mean(vw.data()), weights_.mean(ww.data())};
+  if (shift_ != 0.0) {
+    Vectors<T> vectors(size(), linearization_->num_threads());
+    forms[0] += shift_ * vectors.dot(v, v);
+    forms[1] += shift_ * vectors.dot(v, w);
+    forms[2] += shift_ * vectors.dot(w, w);
+  }
+  return forms;
+}
+
+template <class T>
+OutputPass<T> CurvatureOperator<T>::factor_pass() {
+  return {multiply_output_.prepare, [this](Index column, Index first, PanelView<T> u) {
+            output_.factor_column(first, column, u);
+          }};
+}
+
+namespace {
+
+// out (+)= sign . u^2 for one panel; sign (width,) is that of the cases.
+template <class T>
+void add_squares(PanelView<const T> u, Index j, const T* sign, bool accumulate, T* out) {
+  constexpr Index width = Tile<T>::width;
+  const T* in = u.panel(j);
+  for (Index r = 0; r < u.rows; ++r)
+    for (Index q = 0; q < width; ++q) {
+      const T square = sign[q] * in[r * width + q] * in[r * width + q];
+      out[r * width + q] = accumulate ? out[r * width + q] + square : square;
+    }
+}
+
+// out[q] += sum_r in[r, q]^2 in double.
+template <class T>
+void add_square_norms(const T* in, Index rows, double* out) {
+  constexpr Index width = Tile<T>::width;
+  for (Index r = 0; r < rows; ++r)
+    for (Index q = 0; q < width; ++q) {
+      const double x = static_cast<double>(in[r * width + q]);
+      out[q] += x * x;
+    }
+}
+
+}  // namespace
+
+template <class T>
+void CurvatureOperator<T>::diagonal(T* out) {
+  constexpr Index width = Tile<T>::width;
+  Linearization<T>& lin = *linearization_;
+  const Architecture& net = lin.net();
+  const Index columns = output_.num_columns();
+  const std::vector<RowTask>& tasks = lin.row_tasks();
+  std::vector<Panels<T>> sums, squares;  // sum_c s u_l^2 (d_l x cases), a_{l-1}^2 (cases x d_{l-1})
+  for (const Layer& layer : net.layers) {
+    sums.emplace_back(layer.outputs, lin.chunk_panels() * width);
+    squares.emplace_back(lin.chunk_panels() * width, layer.inputs);
+  }
+  lin.sweep_backward(factor_pass(), columns, [&](const Deltas<T>& deltas) {
+    const Index first = lin.chunk_first();
+    parallel_for(deltas.count, lin.work_threads(), [&](Index j, int) {
+      T sign[width];
+      for (Index k = 0; k < deltas.num_vectors; ++k) {
+        const Index column = deltas.first_vector + k;
+        output_.factor_sign(first + j, column, 1, sign);
+        for (std::size_t l = 0; l < sums.size(); ++l)
+          add_squares(deltas(k, l), j, sign, column > 0, sums[l].view().panel(j));
+      }
+      if (deltas.first_vector + deltas.num_vectors < columns) return;
+      for (Panels<T>& sum : sums) weights_.apply(first + j, sum.view().slice(j, 1));
+    });
+    if (deltas.first_vector + deltas.num_vectors < columns) return;
+    for (std::size_t l = 0; l < squares.size(); ++l) {
+      const PanelView<const T> from = lin.features(l);
+      const PanelView<T> to = squares[l].view();
+      parallel_for(from.count, lin.work_threads(), [&](Index j, int) {
+        for (Index i = 0; i < deltas.count * width * width; ++i)
+          to.panel(j)[i] = from.panel(j)[i] * from.panel(j)[i];
+      });
+    }
+    parallel_for(static_cast<Index>(tasks.size()), lin.work_threads(), [&](Index i, int) {
+      const auto [l, begin, end] = tasks[static_cast<std::size_t>(i)];
+      const Layer& layer = net.layers[l];
+      const PanelView<const T> u = sums[l].view().slice(0, deltas.count);
+      multiply_outer<T>(
+          u, squares[l].view(), begin, end, layer.inputs, first > 0, out + layer.weight_offset);
+      if (layer.has_bias) sum_cases(u, begin, end, first > 0, out + layer.bias_offset);
+    });
+  });
+  for (Index p = 0; shift_ != 0.0 && p < size(); ++p) out[p] += static_cast<T>(shift_);
+}
+
+template <class T>
+double CurvatureOperator<T>::trace() {
+  constexpr Index width = Tile<T>::width;
+  Linearization<T>& lin = *linearization_;
+  const Architecture& net = lin.net();
+  Buffer<double> values(lin.num_panels() * width);
+  std::fill(values.data(), values.data() + values.size(), 0.0);
+  lin.sweep_backward(factor_pass(), output_.num_columns(), [&](const Deltas<T>& deltas) {
+    const Index first = lin.chunk_first();
+    parallel_for(deltas.count, lin.work_threads(), [&](Index j, int) {
+      T sign[width];
+      double* value = values.data() + (first + j) * width;
+      Buffer<double> inputs(static_cast<Index>(net.layers.size()) * width);  // |a_{l-1}|^2
+      std::fill(inputs.data(), inputs.data() + inputs.size(), 0.0);
+      for (std::size_t l = 0; l < net.layers.size(); ++l)
+        add_square_norms(lin.activations(l).panel(j),
+                         net.layers[l].inputs,
+                         inputs.data() + static_cast<Index>(l) * width);
+      // Column by column: the order of the sum does not depend on how many fit into one pass.
+      for (Index k = 0; k < deltas.num_vectors; ++k) {
+        output_.factor_sign(first + j, deltas.first_vector + k, 1, sign);
+        for (std::size_t l = 0; l < net.layers.size(); ++l) {
+          double norms[width] = {};
+          add_square_norms(deltas(k, l).panel(j), net.layers[l].outputs, norms);
+          const double* input = inputs.data() + static_cast<Index>(l) * width;
+          for (Index q = 0; q < width; ++q)
+            value[q] += static_cast<double>(sign[q]) * norms[q] *
+                        (input[q] + (net.layers[l].has_bias ? 1.0 : 0.0));
+        }
+      }
+    });
+  });
+  return weights_.mean(values.data()) + shift_ * static_cast<double>(size());
+}
+
+// out += the block of units r and s: sum over cases of h a_bar a_bar', h the only row of
+// pair_weights.
+template <class T>
+void CurvatureOperator<T>::add_to_block(
+    std::size_t l, const Panels<T>& pair_weights, Index r, Index s, T* out) {
+  constexpr Index width = Tile<T>::width;
+  const Linearization<T>& lin = *linearization_;
+  const Layer& layer = lin.net().layers[l];
+  const Index d = layer.inputs, count = lin.chunk_count();
+  const Index p = d * layer.outputs + (layer.has_bias ? layer.outputs : 0);
+  const bool accumulate = lin.chunk_first() > 0;
+  Panels<T> scaled(d, count * width);
+  const PanelView<const T> a = lin.activations(l), h = pair_weights.view();
+  for (Index j = 0; j < count; ++j)
+    for (Index i = 0; i < d; ++i)
+      for (Index q = 0; q < width; ++q)
+        scaled.view().panel(j)[i * width + q] = h.panel(j)[q] * a.panel(j)[i * width + q];
+  Buffer<T> gram(d * d), edge(d + 1);
+  T* corner = out + r * d * p + s * d;
+  for (Index i = 0; accumulate && i < d; ++i) std::copy_n(corner + i * p, d, gram.data() + i * d);
+  multiply_outer<T>(scaled.view(), lin.features(l), 0, d, d, accumulate, gram.data());
+  for (Index i = 0; i < d; ++i)
+    for (Index k = 0; k < d; ++k)
+      out[(r * d + i) * p + s * d + k] = out[(s * d + k) * p + r * d + i] = gram[i * d + k];
+  if (!layer.has_bias) return;
+  const Index bias = d * layer.outputs;
+  for (Index i = 0; accumulate && i < d; ++i) edge[i] = out[(bias + s) * p + r * d + i];
+  edge[d] = accumulate ? out[(bias + r) * p + bias + s] : T(0);
+  sum_cases<T>(scaled.view(), 0, d, accumulate, edge.data());
+  sum_cases<T>(h.slice(0, count), 0, 1, accumulate, edge.data() + d);
+  for (Index i = 0; i < d; ++i) {
+    out[(bias + s) * p + r * d + i] = out[(r * d + i) * p + bias + s] = edge[i];
+    out[(bias + r) * p + s * d + i] = out[(s * d + i) * p + bias + r] = edge[i];
+  }
+  out[(bias + r) * p + bias + s] = out[(bias + s) * p + bias + r] = edge[d];
+}
+
+template <class T>
+void CurvatureOperator<T>::layer_block(std::size_t l, T* out) {
+  constexpr Index width = Tile<T>::width;
+  Linearization<T>& lin = *linearization_;
+  const Layer& layer = lin.net().layers.at(l);
+  const Index columns = output_.num_columns(), units = layer.outputs;
+  // h_i[r, s] = sum_c s_ic u^{ic}[r] u^{ic}[s] for r >= s, row r (r + 1) / 2 + s
+  Panels<T> pairs(units * (units + 1) / 2, lin.chunk_panels() * width);
+  lin.sweep_backward(factor_pass(), columns, [&](const Deltas<T>& deltas) {
+    const Index first = lin.chunk_first();
+    parallel_for(deltas.count, lin.work_threads(), [&](Index j, int) {
+      T sign[width];
+      T* h = pairs.view().panel(j);
+      for (Index k = 0; k < deltas.num_vectors; ++k) {
+        const Index column = deltas.first_vector + k;
+        output_.factor_sign(first + j, column, 1, sign);
+        const T* u = deltas(k, l).panel(j);
+        Index row = 0;
+        for (Index r = 0; r < units; ++r)
+          for (Index s = 0; s <= r; ++s, ++row)
+            for (Index q = 0; q < width; ++q) {
+              const T product = sign[q] * u[r * width + q] * u[s * width + q];
+              T& place = h[row * width + q];
+              place = column > 0 ? place + product : product;
+            }
+      }
+      if (deltas.first_vector + deltas.num_vectors == columns)
+        weights_.apply(first + j, pairs.view().slice(j, 1));
+    });
+    if (deltas.first_vector + deltas.num_vectors < columns) return;
+    parallel_for(units, lin.work_threads(), [&](Index r, int) {
+      for (Index s = 0; s <= r; ++s) {
+        Panels<T> h(1, deltas.count * width);
+        for (Index j = 0; j < deltas.count; ++j)
+          std::copy_n(
+              pairs.view().panel(j) + (r * (r + 1) / 2 + s) * width, width, h.view().panel(j));
+        add_to_block(l, h, r, s, out);
+      }
+    });
+  });
+  const Index p = units * (layer.inputs + (layer.has_bias ? 1 : 0));
+  for (Index i = 0; shift_ != 0.0 && i < p; ++i) out[i * p + i] += static_cast<T>(shift_);
+}
+
+template class CurvatureOperator<float>;
+template class CurvatureOperator<double>;
+
+}  // namespace natgrad

@@ -1,0 +1,379 @@
+#include "curvature/layer_moments.hpp"
+
+#include <atomic>
+
+#include "base/parallel.hpp"
+
+namespace natgrad {
+namespace {
+
+// Bytes of deltas in one sweep; not above what a sweep of the linearisation takes at once, so that
+// the order of sums depends on the size of the batch alone.
+constexpr Index sweep_bytes = Index{32} << 20;
+
+// Rows of a sum in one task, whole register tiles and whole panels.
+template <class T>
+constexpr Index task_rows = 96;
+
+// C = [C] + sum over pairs of U B, for rows [r0, r1) and the panels of B from `first_panel` on. The
+// order of sums is by Tile::depth cases, then by pairs: chunks of the batch leave no trace.
+template <class T, class Pair>
+void add_rows(Index num_pairs,
+              const Pair& pair,
+              Index r0,
+              Index r1,
+              Index first_panel,
+              bool add,
+              Matrix<T>& sum) {
+  constexpr Index width = Tile<T>::width, block = Tile<T>::depth / width;
+  const Index count = pair(0).first.count;
+  for (Index p = 0; p < count; p += block)
+    for (Index k = 0; k < num_pairs; ++k) {
+      const auto [u, b] = pair(k);
+      const PanelView<const T> rows{b.panel(first_panel) + p * width * width,
+                                    b.rows - p * width,
+                                    b.stride,
+                                    b.count - first_panel};
+      const bool accumulate = add || p > 0 || k > 0;
+      T* out = sum.data.data() + first_panel * width;
+      multiply_outer<T>(
+          u.slice(p, std::min(block, count - p)), rows, r0, r1, sum.ld, accumulate, out);
+    }
+}
+
+// norms[i] += |a_i|^2
+template <class T>
+void add_squared_norms(PanelView<const T> a, double* norms) {
+  constexpr Index width = Tile<T>::width;
+  for (Index j = 0; j < a.count; ++j)
+    for (Index r = 0; r < a.rows; ++r)
+      for (Index q = 0; q < width; ++q) {
+        const double value = static_cast<double>(a.panel(j)[r * width + q]);
+        norms[j * width + q] += value * value;
+      }
+}
+
+// f(layer, r0, r1) for blocks of the rows of every sum, those with the most elements above the
+// diagonal first.
+template <class T, class F>
+void each_row_block(const std::vector<Matrix<T>>& sums, int num_threads, const F& f) {
+  static_assert(task_rows<T> % Tile<T>::width == 0 && task_rows<T> % Tile<T>::rows == 0);
+  struct Block {
+    std::size_t layer;
+    Index begin, end, elements;
+  };
+  std::vector<Block> blocks;
+  for (std::size_t l = 0; l < sums.size(); ++l)
+    for (Index r = 0; r < sums[l].rows; r += task_rows<T>) {
+      const Index end = std::min(sums[l].rows, r + task_rows<T>);
+      blocks.push_back({l, r, end, (end - r) * (sums[l].cols - r)});
+    }
+  std::stable_sort(blocks.begin(), blocks.end(), [](const Block& a, const Block& b) {
+    return a.elements > b.elements;
+  });
+  parallel_for(static_cast<Index>(blocks.size()), num_threads, [&](Index i, int) {
+    const Block& block = blocks[static_cast<std::size_t>(i)];
+    f(block.layer, block.begin, block.end);
+  });
+}
+
+// f(layer, first, count) for the tiles of the loaded chunk, for every layer.
+template <class T, class F>
+void each_layer_tile(const Linearization<T>& lin, int num_threads, const F& f) {
+  const Index tiles = lin.num_tiles();
+  parallel_for(static_cast<Index>(lin.net().layers.size()) * tiles, num_threads, [&](Index i, int) {
+    const Index first = i % tiles * lin.tile_panels();
+    f(static_cast<std::size_t>(i / tiles), first, lin.tile_count(first));
+  });
+}
+
+// The lower triangle from the upper one, for the columns [r0, r1); whether rows [r0, r1) are finite
+// from there on.
+template <class T>
+bool mirror(Index r0, Index r1, Matrix<T>& sum) {
+  bool is_finite = true;
+  for (Index i = r0; i < r1; ++i) {
+    for (Index j = r0; j < i; ++j) sum.row(i)[j] = sum.row(j)[i];
+    is_finite &= all_finite(sum.row(i) + i, sum.cols - i);
+  }
+  if (r1 < sum.rows)
+    transpose(sum.row(r0) + r1, r1 - r0, sum.rows - r1, sum.ld, sum.row(r1) + r0, sum.ld);
+  return is_finite;
+}
+
+template <class T>
+OutputPass<T> columns_of(OutputMatrices<T>& output, Index first_column, int num_threads) {
+  return {[&output, num_threads](Index first, PanelView<const T> z) {
+            output.prepare(first, z, {}, num_threads);
+          },
+          [&output, first_column](Index k, Index first, PanelView<T> u) {
+            output.factor_column(first, first_column + k, u);
+          }};
+}
+
+}  // namespace
+
+template <class T>
+Matrix<T> LayerMoments<T>::make_sums(Index rows, Index cols) {
+  Matrix<T> sums(rows, cols, Panels<T>::count_for(cols) * Tile<T>::width);
+  std::fill_n(sums.data.data(), sums.data.size(), T(0));
+  return sums;
+}
+
+template <class T>
+LayerMoments<T>::LayerMoments(const Architecture& net, MomentWeighting weighting)
+    : net_(net), weighting_(weighting) {
+  for (const Layer& layer : net_.layers) {
+    inputs_.push_back(make_sums(num_inputs(layer), num_inputs(layer)));
+    outputs_.push_back(make_sums(layer.outputs, layer.outputs));
+  }
+}
+
+template <class T>
+Index LayerMoments<T>::columns_at_once(const Linearization<T>& lin, Index num_columns) const {
+  Index elements = 0;
+  for (const Layer& layer : net_.layers)
+    elements += Panels<T>::stride_for(layer.outputs) * lin.num_panels();
+  return std::clamp<Index>(
+      sweep_bytes / (elements * static_cast<Index>(sizeof(T))), 1, num_columns);
+}
+
+template <class T>
+void LayerMoments<T>::reserve(Linearization<T>& lin, const CaseWeights<T>& weights) {
+  constexpr Index width = Tile<T>::width;
+  threads_ = lin.work_threads();
+  const Index cases = lin.num_panels() * width, chunk = lin.chunk_panels() * width;
+  if (weights_.size() != cases) {
+    weights_ = Buffer<T>(cases);
+    traces_.clear();
+  }
+  std::fill_n(weights_.data(), cases, T(1));
+  weights.apply(0, {weights_.data(), 1, width, lin.num_panels()});
+  if (chunk_ != chunk) {
+    chunk_ = chunk;
+    transposed_.clear();
+    scaled_.clear();
+    squares_.clear();
+    rotated_ = Buffer<T>();
+    rotated_transposed_ = Buffer<T>();
+  }
+}
+
+template <class T>
+void LayerMoments<T>::reserve_factors(Index num_columns) {
+  while (static_cast<Index>(transposed_.size()) < num_columns) {
+    transposed_.emplace_back();
+    for (const Layer& layer : net_.layers) transposed_.back().emplace_back(chunk_, layer.outputs);
+  }
+  for (const Layer& layer : net_.layers) {
+    if (scaled_.size() < net_.layers.size()) scaled_.emplace_back(layer.inputs, chunk_);
+    if (weighting_ == MomentWeighting::traces && traces_.size() < net_.layers.size())
+      traces_.emplace_back(weights_.size());
+  }
+}
+
+template <class T>
+bool LayerMoments<T>::measure_factors(Linearization<T>& lin,
+                                      OutputMatrices<T>& output,
+                                      const CaseWeights<T>& weights) {
+  const Index columns = output.num_columns(), size = columns_at_once(lin, columns);
+  reserve(lin, weights);
+  reserve_factors(size);
+  for (Buffer<double>& traces : traces_) std::fill_n(traces.data(), traces.size(), 0.0);
+  for (Index c = 0; c < columns; c += size)
+    lin.sweep_backward(
+        columns_of(output, c, lin.num_threads()),
+        std::min(size, columns - c),
+        [&](const Deltas<T>& deltas) { add_outputs(lin, deltas, c > 0 || lin.chunk_first() > 0); });
+  for (Index chunk = 0; chunk < lin.num_chunks(); ++chunk) {
+    lin.load(chunk);
+    add_inputs(lin);
+  }
+  return finish_factors();
+}
+
+// `scales` of the features (cases x d) in panels, for the cases of panels [first, first + count).
+template <class T>
+void LayerMoments<T>::scale_features(const T* scales, Index first, Index count, PanelView<T> out) {
+  constexpr Index width = Tile<T>::width;
+  for (Index j = 0; j < out.count; ++j)
+    for (Index i = 0; i < count * width; ++i)
+      for (Index q = 0; q < width; ++q) out.panel(j)[(first * width + i) * width + q] *= scales[i];
+}
+
+template <class T>
+void LayerMoments<T>::add_outputs(Linearization<T>& lin, const Deltas<T>& deltas, bool add) {
+  constexpr Index width = Tile<T>::width;
+  const Index cases = lin.chunk_first() * width;
+  const bool traces = weighting_ == MomentWeighting::traces;
+  const auto features = [&](Index k, std::size_t l) {
+    return transposed_[static_cast<std::size_t>(k)][l].view();
+  };
+  each_layer_tile(lin, threads_, [&](std::size_t l, Index first, Index count) {
+    const Index begin = cases + first * width, size = count * width;
+    std::array<T, max_tile_panels<T> * width> scales;
+    std::copy_n(weights_.data() + begin, size, scales.data());
+    if (traces) {
+      std::array<double, max_tile_panels<T> * width> norms;
+      norms.fill(net_.layers[l].has_bias ? 1.0 : 0.0);
+      add_squared_norms<T>(lin.activations(l).slice(first, count), norms.data());
+      for (std::size_t i = 0; i < static_cast<std::size_t>(size); ++i)
+        scales[i] = static_cast<T>(static_cast<double>(scales[i]) * norms[i]);
+    }
+    for (Index k = 0; k < deltas.num_vectors; ++k) {
+      transpose_panels<T>(deltas(k, l), first, count, features(k, l));
+      scale_features(scales.data(), first, count, features(k, l));
+      if (traces) add_squared_norms<T>(deltas(k, l).slice(first, count), traces_[l].data() + begin);
+    }
+  });
+  each_row_block(outputs_, threads_, [&](std::size_t l, Index r0, Index r1) {
+    const auto pair = [&](Index k) {
+      return std::pair<PanelView<const T>, PanelView<const T>>(deltas(k, l), features(k, l));
+    };
+    add_rows<T>(deltas.num_vectors, pair, r0, r1, r0 / width, add, outputs_[l]);
+  });
+}
+
+// The loaded chunk; the sums with the constant 1 go to the last row.
+template <class T>
+void LayerMoments<T>::add_inputs(Linearization<T>& lin) {
+  constexpr Index width = Tile<T>::width;
+  const Index cases = lin.chunk_first() * width;
+  const bool add = cases > 0;
+  each_layer_tile(lin, threads_, [&](std::size_t l, Index first, Index count) {
+    for (Index j = first; j < first + count; ++j) {
+      const Index begin = cases + j * width;
+      T scales[width];
+      for (Index q = 0; q < width; ++q) {
+        const double trace = traces_.empty() ? 1.0 : traces_[l][begin + q];
+        scales[q] = static_cast<T>(static_cast<double>(weights_[begin + q]) * trace);
+      }
+      const T* a = lin.activations(l).panel(j);
+      T* out = scaled_[l].view().panel(j);
+      for (Index r = 0; r < scaled_[l].rows(); ++r)
+        for (Index q = 0; q < width; ++q) out[r * width + q] = scales[q] * a[r * width + q];
+    }
+  });
+  each_row_block(inputs_, threads_, [&](std::size_t l, Index r0, Index r1) {
+    Matrix<T>& sum = inputs_[l];
+    const PanelView<const T> u = scaled_[l].view().slice(0, lin.chunk_count());
+    const Index end = std::min(r1, u.rows);
+    if (net_.layers[l].has_bias) sum_cases(u, r0, end, add, sum.row(sum.rows - 1));
+    const auto pair = [&](Index) {
+      return std::pair<PanelView<const T>, PanelView<const T>>(u, lin.features(l));
+    };
+    if (r0 < end) add_rows<T>(1, pair, r0, end, r0 / width, add, sum);
+  });
+}
+
+template <class T>
+bool LayerMoments<T>::finish_factors() {
+  for (std::size_t l = 0; l < inputs_.size(); ++l) {
+    if (!net_.layers[l].has_bias) continue;
+    Matrix<T>& inputs = inputs_[l];
+    const Index last = inputs.rows - 1;
+    double sum = 0;
+    for (Index j = 0; j < weights_.size(); ++j)
+      sum += static_cast<double>(weights_[j]) * (traces_.empty() ? 1.0 : traces_[l][j]);
+    inputs.row(last)[last] = static_cast<T>(sum);
+    for (Index i = 0; i < last; ++i) inputs.row(i)[last] = inputs.row(last)[i];
+  }
+  std::atomic<bool> is_finite{true};
+  for (std::vector<Matrix<T>>* sums : {&inputs_, &outputs_})
+    each_row_block(*sums, threads_, [&](std::size_t l, Index r0, Index r1) {
+      if (!mirror(r0, r1, (*sums)[l])) is_finite = false;
+    });
+  return is_finite;
+}
+
+template <class T>
+void LayerMoments<T>::measure_diagonals(Linearization<T>& lin,
+                                        OutputMatrices<T>& output,
+                                        const CaseWeights<T>& weights,
+                                        const std::vector<LayerBasis<T>>& bases) {
+  reserve(lin, weights);
+  const Index columns = output.num_columns();
+  if (rotated_.size() == 0) {
+    rotated_ = Buffer<T>(lin.chunk_panels() * Panels<T>::stride_for(net_.max_width + 1));
+    rotated_transposed_ =
+        Buffer<T>(Panels<T>::stride_for(chunk_) * Panels<T>::count_for(net_.max_width + 1));
+  }
+  for (const Layer& layer : net_.layers) {
+    if (squares_.size() < net_.layers.size()) squares_.emplace_back(layer.outputs, chunk_);
+    if (diagonals_.size() < net_.layers.size())
+      diagonals_.push_back(make_sums(layer.outputs, num_inputs(layer)));
+  }
+  lin.sweep_backward(
+      columns_of(output, 0, lin.num_threads()), columns, [&](const Deltas<T>& deltas) {
+        add_squares(lin, deltas, bases);
+        if (deltas.first_vector + deltas.num_vectors == columns) add_diagonals(lin, bases);
+      });
+}
+
+// squares = sum_c (U_G'u_ic)^2; column after column, so the passes of a sweep leave no trace.
+template <class T>
+void LayerMoments<T>::add_squares(Linearization<T>& lin,
+                                  const Deltas<T>& deltas,
+                                  const std::vector<LayerBasis<T>>& bases) {
+  constexpr Index width = Tile<T>::width;
+  for (std::size_t l = 0; l < net_.layers.size(); ++l) {
+    const Index d = net_.layers[l].outputs;
+    const PanelView<T> rotated{rotated_.data(), d, Panels<T>::stride_for(d), deltas.count};
+    parallel_for(lin.num_tiles(), threads_, [&](Index tile, int) {
+      const Index first = tile * lin.tile_panels(), count = lin.tile_count(first);
+      const PanelView<T> sum = squares_[l].view().slice(first, count);
+      for (Index k = 0; k < deltas.num_vectors; ++k) {
+        const PanelView<T> image = rotated.slice(first, count);
+        multiply<T>(bases[l].outputs_transposed.view(), deltas(k, l).slice(first, count), image);
+        const bool start = deltas.first_vector + k == 0;
+        for (Index j = 0; j < count; ++j)
+          for (Index i = 0; i < d * width; ++i) {
+            const T square = image.panel(j)[i] * image.panel(j)[i];
+            sum.panel(j)[i] = start ? square : sum.panel(j)[i] + square;
+          }
+      }
+    });
+  }
+}
+
+template <class T>
+void LayerMoments<T>::add_diagonals(Linearization<T>& lin,
+                                    const std::vector<LayerBasis<T>>& bases) {
+  constexpr Index width = Tile<T>::width;
+  const T* scales = weights_.data() + lin.chunk_first() * width;
+  for (std::size_t l = 0; l < net_.layers.size(); ++l) {
+    const Layer& layer = net_.layers[l];
+    const Index n = num_inputs(layer);
+    const PanelView<T> rotated{rotated_.data(), n, Panels<T>::stride_for(n), lin.chunk_count()};
+    const PanelView<T> features{rotated_transposed_.data(),
+                                lin.chunk_count() * width,
+                                Panels<T>::stride_for(chunk_),
+                                Panels<T>::count_for(n)};
+    parallel_for(lin.num_tiles(), threads_, [&](Index tile, int) {
+      const Index first = tile * lin.tile_panels(), count = lin.tile_count(first);
+      const PanelView<T> image = rotated.slice(first, count);
+      RowMajor<T> basis = bases[l].inputs_transposed.view();
+      basis.cols = layer.inputs;
+      ProductOptions<T> options;
+      if (layer.has_bias) options.bias = bases[l].constant.data();
+      multiply<T>(basis, lin.activations(l).slice(first, count), image, options);
+      for (Index j = 0; j < count; ++j)
+        for (Index i = 0; i < n * width; ++i) image.panel(j)[i] *= image.panel(j)[i];
+      transpose_panels<T>(rotated, first, count, features);
+      scale_features(scales + first * width, first, count, features);
+    });
+    const PanelView<const T> squares = squares_[l].view().slice(0, lin.chunk_count());
+    const auto pair = [&](Index) {
+      return std::pair<PanelView<const T>, PanelView<const T>>(squares, features);
+    };
+    parallel_for((layer.outputs + task_rows<T> - 1) / task_rows<T>, threads_, [&](Index task, int) {
+      const Index r0 = task * task_rows<T>, r1 = std::min(layer.outputs, r0 + task_rows<T>);
+      add_rows<T>(1, pair, r0, r1, 0, lin.chunk_first() > 0, diagonals_[l]);
+    });
+  }
+}
+
+template class LayerMoments<float>;
+template class LayerMoments<double>;
+
+}  // namespace natgrad

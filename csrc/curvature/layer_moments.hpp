@@ -1,0 +1,83 @@
+// Second moments of the layers of a net over one batch, the statistics of Kronecker-factored
+// curvature. For layer l, with a = (a_{l-1}, 1) (n = d_{l-1} + 1; n = d_{l-1}, a = a_{l-1} without
+// bias), w_i the weights of cases, sum w_i = 1, and u_ic the deltas of the columns Q_i e_c of the
+// factors of M_i = Q_i Q_i':
+//
+//              cases (K-FAC)                      traces (TKFAC)
+//   inputs     sum_i w_i a_i a_i'                 sum_i w_i (sum_c |u_ic|^2) a_i a_i'     (n x n)
+//   outputs    sum_i w_i sum_c u_ic u_ic'         sum_i w_i |a_i|^2 sum_c u_ic u_ic'      (d_l x d_l)
+//   diagonals  sum_i w_i (sum_c (U_G'u_ic)^2) ((U_A'a_i)^2)'                              (d_l x n)
+#pragma once
+
+#include <array>
+
+#include "linalg/factorization.hpp"
+#include "net/linearization.hpp"
+#include "output/output_matrix.hpp"
+
+namespace natgrad {
+
+enum class MomentWeighting { cases, traces };
+
+// Orthogonal bases of the inputs and outputs of one layer.
+template <class T>
+struct LayerBasis {
+  Matrix<T> inputs_transposed;   // U_A' (n x n)
+  Buffer<T> constant;            // U_A'e_n (n), the image of the constant 1
+  Matrix<T> outputs_transposed;  // U_G' (d_l x d_l)
+};
+
+template <class T>
+class LayerMoments {
+ public:
+  LayerMoments(const Architecture& net, MomentWeighting weighting);
+
+  // inputs and outputs; then diagonals in `bases`. One backward sweep for every column each:
+  // 2 N P flops a column, and 2 N (n^2 + columns d_l^2) / 2 a layer for the factors, twice that and
+  // 2 N n d_l for the diagonals. The bits do not depend on threads or chunks. Returns whether all
+  // elements of the factors are finite.
+  bool measure_factors(Linearization<T>& linearization,
+                       OutputMatrices<T>& output,
+                       const CaseWeights<T>& weights);
+  void measure_diagonals(Linearization<T>& linearization,
+                         OutputMatrices<T>& output,
+                         const CaseWeights<T>& weights,
+                         const std::vector<LayerBasis<T>>& bases);
+
+  const Matrix<T>& inputs(std::size_t l) const { return inputs_[l]; }
+  const Matrix<T>& outputs(std::size_t l) const { return outputs_[l]; }
+  const Matrix<T>& diagonals(std::size_t l) const { return diagonals_[l]; }
+  // n of a layer.
+  static Index num_inputs(const Layer& layer) { return layer.inputs + (layer.has_bias ? 1 : 0); }
+  // Rows a whole number of panels long, as the sums want them.
+  static Matrix<T> make_sums(Index rows, Index cols);
+
+ private:
+  void reserve(Linearization<T>& lin, const CaseWeights<T>& weights);
+  void reserve_factors(Index num_columns);
+  Index columns_at_once(const Linearization<T>& lin, Index num_columns) const;
+  // Added to what is in the sums if `add`.
+  void add_outputs(Linearization<T>& lin, const Deltas<T>& deltas, bool add);
+  void add_inputs(Linearization<T>& lin);
+  bool finish_factors();
+  void add_squares(Linearization<T>& lin,
+                   const Deltas<T>& deltas,
+                   const std::vector<LayerBasis<T>>& bases);
+  void add_diagonals(Linearization<T>& lin, const std::vector<LayerBasis<T>>& bases);
+  static void scale_features(const T* scales, Index first, Index count, PanelView<T> out);
+
+  const Architecture net_;
+  MomentWeighting weighting_;
+  int threads_ = 1;
+  std::vector<Matrix<T>> inputs_, outputs_, diagonals_;
+
+  Index chunk_ = 0;                                 // cases of a chunk, filled up
+  Buffer<T> weights_;                               // w_i of the batch, 0 past N
+  std::vector<Buffer<double>> traces_;              // sum_c |u_ic|^2, [layer][case of the batch]
+  std::vector<std::vector<Panels<T>>> transposed_;  // [column][layer]: w_i u_ic, (chunk x d_l)
+  std::vector<Panels<T>> scaled_;                   // [layer]: w_i a_i, (d_{l-1} x chunk)
+  std::vector<Panels<T>> squares_;                  // [layer]: sum_c (U_G'u_ic)^2, (d_l x chunk)
+  Buffer<T> rotated_, rotated_transposed_;  // (widest layer x chunk), (chunk x widest layer)
+};
+
+}  // namespace natgrad

@@ -1,0 +1,28 @@
+// The objective h(theta) = sum_i w_i L(y_i, z_i) / sum_i w_i + (l2 / 2) |theta|^2 of one batch.
+#pragma once
+
+#include "net/linearization.hpp"
+#include "output/loss.hpp"
+
+namespace natgrad {
+
+template <class T>
+class Objective {
+ public:
+  // Targets (C x N) in panels, columns past N repeating the last case (pack_cases).
+  Objective(Loss loss, Panels<T> targets, CaseWeights<T> weights);
+  Index num_cases() const { return weights_.num_cases(); }
+
+  // h; x (N x d_0). Forward pass only: 2 N P flops, nothing kept.
+  double value(
+      const Architecture& net, const T* theta, const T* x, double l2, int num_threads) const;
+  // h, and g = dh/dtheta (P,), where the net was linearised. Backward pass only: 4 N P flops.
+  double value_and_gradient(Linearization<T>& linearization, double l2, T* g) const;
+
+ private:
+  Loss loss_;
+  Panels<T> targets_;
+  CaseWeights<T> weights_;
+};
+
+}  // namespace natgrad

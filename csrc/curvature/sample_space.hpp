@@ -1,0 +1,83 @@
+// The sample space of a curvature matrix B = U U': its kernel K = U'U, without J.
+//
+//   U = [ sqrt(w_i) J_i' Q_i ]_i  (P x n),   n = N x columns of Q,   w_i normalised
+//   K[(i,c), (j,d)] = sum_l (a_{l-1}^i . a_{l-1}^j + 1) (u_l^{ic} . u_l^{jd})
+// with u_l^{ic} the deltas of column c of sqrt(w_i) Q_i: Gram matrices of activations and of deltas,
+// multiplied elementwise (Ren & Goldfarb, arXiv 1906.02353). By Woodbury
+//   (U U' + s I)^{-1} g = (g - U (K + s I)^{-1} U'g) / s,   (U U' + s I)^{-1} U r = U (K + s I)^{-1} r.
+#pragma once
+
+#include <Eigen/Core>
+#include <memory>
+#include <mutex>
+
+#include "curvature/gauss_newton.hpp"
+
+namespace natgrad {
+
+// Vectors of the sample space are (N x columns), row-major.
+template <class T>
+class SampleSpace final : public LinearOperator<T> {
+ public:
+  // The matrices M_i of the curvature must be positive semi-definite.
+  explicit SampleSpace(std::shared_ptr<CurvatureOperator<T>> curvature);
+
+  Index size() const override { return num_cases() * columns(); }
+  // y = K x by backward deltas, layer Grams and a forward pass (Linearization::multiply_kernel).
+  void apply(const T* x, T* y) override;
+  // Layer Grams A'A + 1 (N x N), which the first product makes otherwise: 2 N^2 flops per unit, kept.
+  void prepare_products();
+
+  // v = [v] + U w, with a start if `add`;  w (n,), v (P,).   4 N P flops.
+  void multiply_factor(const T* w, T* v, bool add = false);
+  // out = g - A x for A = U U' + shift I; returns its norm, and x'A x / 2 - g'x = -x'(g + out) / 2.
+  std::array<double, 2> residual(const T* g, const T* x, double shift, T* out);
+  // w = U'v.   4 N P flops.
+  void multiply_factor_transposed(const T* v, T* w);
+  // sqrt(w_i) r_i and w_i rest_i with dL/dz_i = Q_i r_i + rest_i (OutputMatrices::divide_factor), for
+  // the gradient sum_i w_i J_i' dL/dz_i = U r + J'rest. r (n,), rest (N x C); targets (num_targets x
+  // N). Returns whether the rest is 0.
+  bool split_gradient(const Panels<T>& targets, T* r, T* rest);
+
+  // Forms K (n x n): columns backward sweeps of 2 N P flops, then n^2 flops per unit.
+  void form();
+  bool formed() const { return kernel_.size() > 0; }
+  double largest_diagonal() const { return kernel_.diagonal().maxCoeff(); }
+  // K in the order of vectors, row-major; formed before.
+  void copy_kernel(double* k) const;
+  // K + shift I = L L' in double, n^3 / 3 flops; false if it is not positive definite to rounding.
+  bool factorize(double shift);
+  // x = (K + shift I)^{-1} b with the last factorisation.
+  void solve(const T* b, T* x) const;
+  // K = V D V' in double, once, about 9 n^3 flops; then any shift costs 4 n^2. Negative eigenvalues
+  // are rounding, and 0.
+  void decompose();
+  void solve_decomposed(double shift, const T* b, T* x) const;
+
+ private:
+  using Matrix = Eigen::MatrixXd;
+
+  Linearization<T>& lin() const { return curvature_->linearization(); }
+  Index num_cases() const { return lin().num_cases(); }
+  Index columns() const { return curvature_->output().num_columns(); }
+  void gather(std::vector<Panels<T>>& deltas, std::vector<Panels<T>>& inputs);
+  Panels<T> layer_gram(std::size_t l, PanelView<const T> inputs) const;
+  void add_layer(PanelView<const T> deltas, const Panels<T>& input_gram, bool first, Panels<T>& k);
+  OutputPass<T> seed_pass(const T* w);
+  OutputPass<T> finish_pass(T* w);
+  void write_tile(Index first, PanelView<const T> packed, T* w) const;
+  void read_tile(const T* w, Index first, PanelView<T> packed) const;
+  // Between the order of vectors, i columns + c, and that of kernel_, c N + i.
+  Eigen::VectorXd to_kernel_order(const T* w) const;
+  void from_kernel_order(const Eigen::VectorXd& v, T* w) const;
+
+  std::shared_ptr<CurvatureOperator<T>> curvature_;
+  std::mutex mutex_;               // guards the making of grams_
+  Panels<T> packed_;               // (columns x N), scratch of products
+  std::vector<Panels<T>> grams_;   // A_{l-1}'A_{l-1} + 1, (N x N)
+  std::vector<Panels<T>> deltas_;  // (d_l x N), scratch of products over several chunks
+  Matrix kernel_, factor_, vectors_;
+  Eigen::VectorXd values_;
+};
+
+}  // namespace natgrad

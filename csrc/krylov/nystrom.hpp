@@ -1,0 +1,54 @@
+#pragma once
+
+#include <mutex>
+#include <vector>
+
+#include "linalg/panels.hpp"
+
+namespace natgrad {
+
+// Orthonormalises the rows of q (l x P) in place, in double, by Cholesky factors of Gram matrices,
+// twice (Yamamoto et al., ETNA 44, 2015). A row that depends on those before it, up to a part of
+// 1e-6 of its length, becomes zero. Cost 8 P l^2 flops.
+template <class T>
+void orthonormalise_rows(Index rank, Index size, int num_threads, T* q);
+
+// Preconditioner from a low-rank approximation A_hat = U L U' of a positive semi-definite A, after
+// Frangella, Tropp and Udell (SIAM J. Matrix Anal. Appl. 44, 2023):
+//   M = U (L + mu I)^-1 U' + (I - U U') / (l_min + mu)  ~  (A + mu I)^-1
+// for l_min the smallest of the eigenvalues L. apply() multiplies with M.
+template <class T>
+class NystromOperator final : public LinearOperator<T> {
+ public:
+  NystromOperator(Index size, int num_threads) : size_(size), num_threads_(num_threads) {}
+
+  Index size() const override { return size_; }
+  Index rank() const { return static_cast<Index>(eigenvalues_.size()); }
+  // (rank,), decreasing
+  const std::vector<double>& eigenvalues() const { return eigenvalues_; }
+  // (rank x P); rows of eigenvalues 0 are zero.
+  const T* vectors() const { return u_.data(); }
+
+  // A_hat = Y'(Y omega')^+ Y from omega (rank x P), of orthonormal rows, and Y = omega A. Where A is
+  // of lower rank, the eigenvalues left over are 0. Cost about 16 P rank^2 flops.
+  void update(Index rank, const T* omega, const T* y);
+  // Sets mu.
+  void refresh(double damping);
+
+  // 4 P rank flops for each vector.
+  void apply(const T* x, T* y) override { apply_block(x, 1, y); }
+  void apply_block(const T* x, Index num_vectors, T* y) override;
+
+ private:
+  Index size_;
+  int num_threads_;
+  std::mutex mutex_;  // guards what follows
+  Buffer<T> u_;       // (rank x P)
+  std::vector<double> eigenvalues_;
+  std::vector<double> coefficients_;  // (l_min + mu) / (l_i + mu) - 1
+  double scale_ = 1.0;                // 1 / (l_min + mu)
+  Buffer<double> partial_;            // (tasks x K x rank)
+  Buffer<double> inner_;              // (K x rank): coefficients . U x
+};
+
+}  // namespace natgrad

@@ -1,0 +1,210 @@
+#include "linalg/factorization.hpp"
+
+#include <Eigen/Cholesky>
+#include <Eigen/Eigenvalues>
+
+#include "base/parallel.hpp"
+
+namespace natgrad {
+namespace {
+
+using MatrixXd = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+using Solver = Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd>;
+
+template <class T>
+auto map(const Matrix<T>& m) {
+  using Dense = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+  return Eigen::Map<const Dense, 0, Eigen::OuterStride<>>(
+      m.data.data(), m.rows, m.cols, Eigen::OuterStride<>(m.ld));
+}
+
+Solver eigen_solver(const Eigen::MatrixXd& s) {
+  Solver solver(s);
+  if (solver.info() != Eigen::Success)
+    throw std::runtime_error("the eigendecomposition of a Kronecker factor did not converge");
+  return solver;
+}
+
+// Eigenvalues of D from those of scale S, ascending.
+template <class T>
+Eigen::VectorXd clip(const Eigen::VectorXd& values, double shift) {
+  const Eigen::VectorXd shifted = values.cwiseMax(0.0).array() + shift;
+  return shifted.cwiseMax(relative_noise<T> * shifted[shifted.size() - 1]);
+}
+
+// The cut of an (n x n) matrix into square tiles; the last ones are smaller.
+struct Tiles {
+  explicit Tiles(Index rows) : n(rows), count((rows + width - 1) / width) {}
+  Index begin(Index i) const { return i * width; }
+  Index size(Index i) const { return std::min(width, n - begin(i)); }
+  template <class M>
+  auto block(M& a, Index i, Index j) const {
+    return a.block(begin(i), begin(j), size(i), size(j));
+  }
+  static constexpr Index width = 96;
+  Index n, count;
+};
+
+// out = the symmetric matrix with the block `b` at (first_row, first_col) and its mirror image; a
+// block on the diagonal is read above it.
+template <class T>
+void store_symmetric(const Eigen::MatrixXd& b, Index first_row, Index first_col, Matrix<T>& out) {
+  for (Index c = 0; c < b.cols(); ++c) {
+    const Index rows = first_row == first_col ? c + 1 : b.rows();
+    for (Index r = 0; r < rows; ++r)
+      out.row(first_col + c)[first_row + r] = out.row(first_row + r)[first_col + c] =
+          static_cast<T>(b(r, c));
+  }
+}
+
+// out = (R'R)^-1 = X X', X = R^-1, for R in the upper triangle of r; 2 n^3 / 3 flops. Row i of X
+// follows from left to right: X_ij = -(sum_{i <= k < j} X_ik R_kj) R_jj^-1.
+template <class T>
+void invert_factored(const Eigen::Ref<Eigen::MatrixXd>& r, int num_threads, Matrix<T>& out) {
+  const Tiles tiles(r.rows());
+  Buffer<double> data(checked_product(r.rows(), r.rows(), "Kronecker factor"));
+  Eigen::Map<Eigen::MatrixXd> x(data.data(), r.rows(), r.rows());
+  const auto triangle = [&](Index j) {
+    return tiles.block(r, j, j).template triangularView<Eigen::Upper>();
+  };
+  parallel_for(tiles.count, num_threads, [&](Index i, int) {
+    auto corner = tiles.block(x, i, i);
+    corner.setIdentity();
+    triangle(i).solveInPlace(corner);
+    for (Index j = i + 1; j < tiles.count; ++j) {
+      const Index done = tiles.begin(j) - tiles.begin(i);
+      auto block = tiles.block(x, i, j);
+      block.noalias() = -x.block(tiles.begin(i), tiles.begin(i), tiles.size(i), done) *
+                        r.block(tiles.begin(i), tiles.begin(j), done, tiles.size(j));
+      triangle(j).template solveInPlace<Eigen::OnTheRight>(block);
+    }
+  });
+  parallel_for(tiles.count * tiles.count, num_threads, [&](Index task, int) {
+    const Index j = task / tiles.count, i = task % tiles.count;  // the deepest products first
+    if (i > j) return;
+    const Index depth = tiles.n - tiles.begin(j);
+    const auto rows = [&](Index k) {
+      return x.block(tiles.begin(k), tiles.begin(j), tiles.size(k), depth);
+    };
+    Eigen::MatrixXd block(tiles.size(i), tiles.size(j));
+    block.noalias() = rows(i) * rows(j).transpose();
+    store_symmetric(block, tiles.begin(i), tiles.begin(j), out);
+  });
+}
+
+template <class T>
+bool is_clipped(const Matrix<T>& s, double scale, double shift) {
+  return !(shift >= relative_noise<T> * scale * trace(s));
+}
+
+}  // namespace
+
+template <class T>
+double trace(const Matrix<T>& s) {
+  double sum = 0;
+  for (Index i = 0; i < s.rows; ++i) sum += static_cast<double>(s.row(i)[i]);
+  return sum;
+}
+
+template <class T>
+double frobenius_norm(const Matrix<T>& s) {
+  return map(s).template cast<double>().norm();
+}
+
+template <class T>
+void shift_matrix(const Matrix<T>& s, double scale, double shift, double* out) {
+  Eigen::MatrixXd d = scale * map(s).template cast<double>();
+  if (is_clipped(s, scale, shift)) {
+    const Solver solver = eigen_solver(d);
+    const Eigen::MatrixXd& u = solver.eigenvectors();
+    d = u * clip<T>(solver.eigenvalues(), shift).asDiagonal() * u.transpose();
+  } else {
+    d.diagonal().array() += shift;
+  }
+  Eigen::Map<MatrixXd>(out, s.rows, s.rows) = d;
+}
+
+template <class T>
+void invert_shifted(
+    const Matrix<T>& s, double scale, double shift, int num_threads, Matrix<T>& out) {
+  const Index n = s.rows;
+  if (is_clipped(s, scale, shift)) {
+    const Solver solver = eigen_solver(scale * map(s).template cast<double>());
+    const Eigen::MatrixXd& u = solver.eigenvectors();
+    const Eigen::VectorXd values = clip<T>(solver.eigenvalues(), shift);
+    store_symmetric(u * values.cwiseInverse().asDiagonal() * u.transpose(), 0, 0, out);
+    return;
+  }
+  Buffer<double> data(checked_product(n, n, "Kronecker factor"));
+  Eigen::Map<Eigen::MatrixXd> d(data.data(), n, n);
+  const Tiles tiles(n);
+  parallel_for(tiles.count, num_threads, [&](Index j, int) {  // row j of S is column j of D
+    for (Index c = tiles.begin(j); c < tiles.begin(j) + tiles.size(j); ++c) {
+      for (Index r = 0; r <= c; ++r) d(r, c) = scale * static_cast<double>(s.row(c)[r]);
+      d(c, c) += shift;
+    }
+  });
+  if (!cholesky_upper(d, num_threads))
+    throw std::runtime_error("the Cholesky decomposition of a Kronecker factor failed");
+  invert_factored(d, num_threads, out);
+}
+
+template <class T>
+void decompose(const Matrix<T>& s, Matrix<T>& vectors_transposed, double* values) {
+  const Solver solver = eigen_solver(map(s).template cast<double>());
+  for (Index k = 0; k < s.rows; ++k) {
+    values[k] = std::max(0.0, solver.eigenvalues()[k]);
+    for (Index i = 0; i < s.rows; ++i)
+      vectors_transposed.row(k)[i] = static_cast<T>(solver.eigenvectors()(i, k));
+  }
+}
+
+template <class T>
+void rotate_diagonal(const BasisChange<T>& left, const BasisChange<T>& right, Matrix<T>& scales) {
+  const auto squares = [](const BasisChange<T>& change) -> Eigen::MatrixXd {
+    return (map(change.to).template cast<double>() *
+            map(change.from).template cast<double>().transpose())
+        .cwiseAbs2();
+  };
+  const Eigen::MatrixXd rotated =
+      squares(left) * map(scales).template cast<double>() * squares(right).transpose();
+  for (Index i = 0; i < scales.rows; ++i)
+    for (Index j = 0; j < scales.cols; ++j) scales.row(i)[j] = static_cast<T>(rotated(i, j));
+}
+
+// Row k of R follows from the rows above by products as deep as they go. The task of the next
+// diagonal block, the longest, comes first and factorises it, so nobody waits for that.
+bool cholesky_upper(Eigen::Ref<Eigen::MatrixXd> a, int num_threads) {
+  const Tiles tiles(a.rows());
+  const auto above = [&](Index k, Index j) {
+    return a.block(0, tiles.begin(j), tiles.begin(k), tiles.size(j));
+  };
+  const auto factorize = [&](Index k) {
+    auto corner = tiles.block(a, k, k);
+    if (k > 0)
+      corner.template triangularView<Eigen::Upper>() -= above(k, k).transpose() * above(k, k);
+    return Eigen::LLT<Eigen::Ref<Eigen::MatrixXd>, Eigen::Upper>(corner).info() == Eigen::Success;
+  };
+  bool is_definite = factorize(0);
+  for (Index k = 0; k + 1 < tiles.count && is_definite; ++k)
+    parallel_for(tiles.count - k - 1, num_threads, [&](Index task, int) {
+      const Index j = k + 1 + task;
+      auto block = tiles.block(a, k, j);
+      if (k > 0) block.noalias() -= above(k, k).transpose() * above(k, j);
+      tiles.block(a, k, k).template triangularView<Eigen::Upper>().transpose().solveInPlace(block);
+      if (task == 0) is_definite = factorize(j);
+    });
+  return is_definite && a.diagonal().allFinite();
+}
+
+#define NATGRAD_INSTANTIATE(T)                                                     \
+  template double trace(const Matrix<T>&);                                         \
+  template double frobenius_norm(const Matrix<T>&);                                \
+  template void shift_matrix(const Matrix<T>&, double, double, double*);           \
+  template void invert_shifted(const Matrix<T>&, double, double, int, Matrix<T>&); \
+  template void decompose(const Matrix<T>&, Matrix<T>&, double*);                  \
+  template void rotate_diagonal(const BasisChange<T>&, const BasisChange<T>&, Matrix<T>&);
+NATGRAD_INSTANTIATE(float)
+NATGRAD_INSTANTIATE(double)
+
+}  // namespace natgrad

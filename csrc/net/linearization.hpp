@@ -1,0 +1,208 @@
+// The linearisation of a net at one point, over one batch.
+//
+//   R s_l = V_l a_{l-1} + W_l R a_{l-1} + v_l,   R a_l = phi'_l . R s_l,   R a_0 = 0,   J v = R z
+//   u_l = phi'_l . W_{l+1}' u_{l+1},   u_L = phi'_L . u
+//   (J'u)_{W_l} = sum over cases of u_l a_{l-1}',   (J'u)_{b_l} = sum over cases of u_l
+//
+// Cases go through in chunks: only the activations of one chunk are alive. A chunk is a whole
+// number of blocks of Tile::depth cases, after which sums over cases are added up, so the results
+// have the same bits for any chunk size.
+#pragma once
+
+#include <algorithm>
+#include <mutex>
+#include <vector>
+
+#include "net/mlp.hpp"
+
+namespace natgrad {
+
+// Reads outputs z (C x cases) of the batch from panel `first` on.
+template <class T>
+using OutputReader = std::function<void(Index first, PanelView<const T> z)>;
+
+// What a pass does in the space of outputs. prepare() is called before the tiles of every chunk, on
+// the calling thread: first is the chunk's first panel in the batch, z (C x cases) its outputs.
+template <class T>
+struct OutputPass {
+  OutputReader<T> prepare;
+  TileFunction<T> work;
+};
+
+// u_l (d_l x cases of the chunk) for the vectors [first_vector, first_vector + num_vectors).
+template <class T>
+struct Deltas {
+  const std::vector<std::vector<Panels<T>>>& panels;  // [vector][layer]
+  Index first_vector, num_vectors, count;
+  PanelView<const T> operator()(Index vector, std::size_t layer) const {
+    return panels[static_cast<std::size_t>(vector)][layer].view().slice(0, count);
+  }
+};
+
+// W_l, or V_l, in a parameter vector.
+template <class T>
+RowMajor<T> weight_matrix(const T* params, const Layer& layer) {
+  return {params + layer.weight_offset, layer.outputs, layer.inputs, layer.inputs};
+}
+
+// Rows of the weight matrix of a layer (from 0) that one thread sums up over the cases.
+struct RowTask {
+  std::size_t layer;
+  Index begin, end;
+};
+
+struct LinearizationOptions {
+  int num_threads = 1;
+  Index chunk_size = 0;  // cases, rounded up to whole blocks; 0: all
+  bool second_derivatives = false;
+};
+
+// Keeps, at fixed parameters and batch, what every product with the Jacobian J (N C x P) needs: the
+// weights and their transposes, activations in both layouts, phi'. With several chunks these are
+// computed anew for every chunk of every product, and x must outlive the object. Products allocate
+// nothing after reserve(). Products of one object from several threads wait for each other.
+template <class T>
+class Linearization {
+ public:
+  Linearization(const Architecture& net,
+                const T* theta,
+                const T* x,
+                Index num_cases,
+                const LinearizationOptions& options);
+
+  // Bytes that the constructor and reserve(num_vectors) allocate.
+  static double estimate_bytes(const Architecture& net,
+                               Index num_cases,
+                               Index num_vectors,
+                               const LinearizationOptions& options);
+
+  // Panels of one chunk, for a chunk size in cases.
+  static Index choose_chunk_panels(Index num_cases, Index chunk_size);
+
+  const Architecture& net() const { return net_; }
+  Index num_cases() const { return num_cases_; }
+  Index num_panels() const { return Panels<T>::count_for(num_cases_); }
+  int num_threads() const { return options_.num_threads; }
+  int work_threads() const { return work_threads_; }
+  const T* theta() const { return theta_.data(); }
+  Index chunk_panels() const { return chunk_panels_; }
+  Index num_chunks() const { return (num_panels() + chunk_panels_ - 1) / chunk_panels_; }
+  // Makes scratch for blocks of `num_vectors`; what does not fit goes through in several passes.
+  void reserve(Index num_vectors);
+
+  // J v_k as row-major (K x N x C);  v (K x P).
+  void jvp(const T* v, Index num_vectors, T* jv);
+  // J'u_k (K x P);  u row-major (K x N x C).
+  void vjp(const T* u, Index num_vectors, T* out);
+
+  // pass.work gets the tiles of J v_k; v (K x P).   4 N P flops each, 2 N P in the first layer.
+  void push_forward(const T* v, Index num_vectors, const OutputPass<T>& pass);
+  // f gets the tile of J v and of J w of equal cases.
+  void push_forward_pair(
+      const T* v,
+      const T* w,
+      const OutputReader<T>& prepare,
+      const std::function<void(Index first, PanelView<T> jv, PanelView<T> jw)>& f);
+  // out_k = [out_k] + J'u_k, with a start if `add`; pass.work writes the tiles of u_k, zero in
+  // columns past N. out (K x P); 4 N P flops each.
+  void pull_back(const OutputPass<T>& pass, Index num_vectors, T* out, bool add = false);
+  // out_k = J' f(J v_k) + shift v_k for f = pass.work, which works in place and leaves zero in
+  // columns past N. v, out (K x P); 8 N P flops each, 4 N P in the first layer.
+  void multiply_gauss_newton(
+      const T* v, Index num_vectors, const OutputPass<T>& pass, double shift, T* out);
+  // f gets the tiles of the outputs.
+  void visit_outputs(const OutputReader<T>& prepare, const OutputReader<T>& f);
+  // The deltas alone: pass.work writes u_k as in pull_back; consume() is called for every chunk and
+  // as many vectors as fit, in order, on the calling thread, with the chunk loaded.
+  // 2 N P flops each, none in the first layer.
+  void sweep_backward(const OutputPass<T>& pass,
+                      Index num_vectors,
+                      const std::function<void(const Deltas<T>&)>& consume);
+  // J J'u without a vector of length P: seed.work writes u, finish.work gets the tiles of J J'u.
+  //   R s_l = U_l (A_{l-1}'A_{l-1} + 1) + W_l R a_{l-1},   U_l (d_l x N) the deltas of u,
+  // for the layer Grams A'A + 1 (N x N), in panels; deltas (d_l x N) is scratch where the batch has
+  // several chunks. 4 N P flops without the first layer, and 2 N^2 d_l in every layer.
+  void multiply_kernel(const OutputPass<T>& seed,
+                       const std::vector<Panels<T>>& grams,
+                       std::vector<Panels<T>>& deltas,
+                       const OutputPass<T>& finish);
+
+  // Activations of one chunk; loading is not guarded against other threads.
+  void load(Index chunk);
+  Index chunk_first() const { return first_; }  // in panels
+  Index chunk_count() const { return count_; }
+  PanelView<const T> activations(std::size_t l) const {  // a_l, (d_l x cases), l = 0 .. L
+    return activations_[l].view().slice(0, count_);
+  }
+  // phi'_l and phi''_l, (d_l x cases), data null where phi is the identity; l = 0 is layer 1.
+  PanelView<const T> derivatives(std::size_t l) const { return slice(derivatives_[l]); }
+  PanelView<const T> second_derivatives(std::size_t l) const { return slice(seconds_[l]); }
+  // a_l' as panels of features, (cases x d_l).
+  PanelView<const T> features(std::size_t l) const { return features_[l].view(); }
+  RowMajor<T> weights(std::size_t l) const { return weight_matrix(theta_.data(), net_.layers[l]); }
+  RowMajor<T> transposed_weights(std::size_t l) const { return transposed_[l].view(); }
+  const std::vector<RowTask>& row_tasks() const { return row_tasks_; }
+  Index tile_panels() const { return tile_panels_; }
+  Index num_tiles() const { return (count_ + tile_panels_ - 1) / tile_panels_; }
+  Index tile_count(Index first) const { return std::min(tile_panels_, count_ - first); }
+
+ private:
+  struct TransposedWeights {
+    TransposedWeights() = default;
+    TransposedWeights(Index rows, Index cols, Arena<T>& arena);
+    RowMajor<T> view() const { return {data.data(), rows, cols, ld}; }
+    Index rows = 0, cols = 0;
+    Index ld = 0;  // rows an odd number of cache lines apart
+    Buffer<T> data;
+  };
+
+  PanelView<const T> slice(const Panels<T>& panels) const {
+    return panels.empty() ? PanelView<const T>{} : panels.view().slice(0, count_);
+  }
+  void reserve_scratch();
+  void reserve_deltas(Index num_vectors);
+  void copy_weights(const T* theta);
+  void forward_tile(Index first);
+  template <class Source>
+  PanelView<T> tangent_tile(const Source& source, Index first, Index count, int thread, int pair);
+  PanelView<T> tangent_of_params(const T* v, Index first, Index count, int thread, int pair);
+  template <class Seed>
+  void backward_tile(std::vector<Panels<T>>& deltas, Index first, Index count, const Seed& seed);
+  // f(vector, first, count, thread) for the tiles of the loaded chunk, for each of `num_vectors`.
+  template <class F>
+  void each_tile(Index num_vectors, const F& f);
+  void outer_products(Index num_vectors, const T* v, double shift, bool add, T* out);
+  void outer_product(
+      const RowTask& task, PanelView<const T> u, const T* v, double shift, bool add, T* out) const;
+  template <class F>
+  void each_chunk(const OutputPass<T>& pass, const F& f);
+  // Vectors that go through in one pass, out of `num_vectors`.
+  Index pass_size(Index num_vectors) const;
+  static Index delta_bytes(const Architecture& net, Index panels);
+
+  Architecture net_;
+  Index num_cases_;
+  LinearizationOptions options_;
+  int work_threads_;  // 1 when the work is too small to share
+  Index chunk_panels_;
+  Index tile_panels_;   // of passes with one vector
+  Index largest_tile_;  // of passes with many, in panels
+  Arena<T> arena_;      // of everything below
+  Buffer<T> theta_;
+  const T* x_;  // (N x d_0), read while loading
+
+  // Layer l + 1 of the equations above is element l of these.
+  std::vector<TransposedWeights> transposed_;  // W_l', (d_{l-1} x d_l), from the second layer on
+  std::vector<RowTask> row_tasks_;
+
+  std::mutex mutex_;  // guards what follows
+  Index loaded_ = -1, first_ = 0, count_ = 0;
+  std::vector<Panels<T>> activations_;  // a_0 .. a_L, (d_l x cases); one more than layers
+  std::vector<Panels<T>> derivatives_;  // phi'_l, (d_l x cases); empty where phi is the identity
+  std::vector<Panels<T>> seconds_;      // phi''_l likewise; empty unless asked for
+  std::vector<Panels<T>> features_;     // a_0 .. a_{L-1} as panels of features, (cases x d_{l-1})
+  std::vector<Buffer<T>> scratch_;      // per thread: 4 x (max_width x largest tile)
+  std::vector<std::vector<Panels<T>>> deltas_;  // [vector of a pass][layer]: u_l, (d_l x cases)
+};
+
+}  // namespace natgrad

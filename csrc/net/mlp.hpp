@@ -1,0 +1,66 @@
+// A dense feed-forward net:
+//
+//   s_l = W_l a_{l-1} + b_l,   a_l = phi_l(s_l),   a_0 = x,   z = a_L
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "linalg/dense.hpp"
+#include "net/activation.hpp"
+
+namespace natgrad {
+
+// Below this many flops a second thread costs more than it brings.
+inline constexpr double serial_flops = 1e6;
+
+struct Layer {
+  Index inputs, outputs;
+  Activation activation;
+  bool has_bias;
+  // Places of W_l (outputs x inputs, row-major) and b_l in the flat parameters.
+  Index weight_offset, bias_offset;
+};
+
+struct Architecture {
+  // sizes d_0 .. d_L, one activation and one flag per layer; throws std::invalid_argument.
+  Architecture(const std::vector<Index>& sizes,
+               const std::vector<Activation>& activations,
+               const std::vector<bool>& biases);
+  Index num_inputs() const { return layers.front().inputs; }
+  Index num_outputs() const { return layers.back().outputs; }
+
+  std::vector<Layer> layers;
+  Index num_params = 0;
+  Index max_width = 0;  // of the layers 0 .. L
+};
+
+template <class T>
+inline constexpr Index max_tile_panels = 128 / Tile<T>::width;
+
+// Cases per tile, in panels: as large as allowed, since every tile reads the weight matrices once,
+// with as many tiles for each thread.
+template <class T>
+Index choose_tile_panels(Index num_panels, int num_threads);
+
+// Work on the outputs (C x cases) of one tile, panels [first, first + tile.count) of the batch.
+// Called from several threads at once, for different tiles.
+template <class T>
+using TileFunction = std::function<void(Index vector, Index first, PanelView<T> tile)>;
+
+// Z = net(X), nothing kept: f(0, first, z tile) for every tile. theta (P,), X row-major (N x d_0).
+// Cost 2 N P flops; memory O(max_width) per thread.
+template <class T>
+void evaluate(const Architecture& net,
+              const T* theta,
+              const T* x,
+              Index num_cases,
+              int num_threads,
+              const TileFunction<T>& f);
+
+// Z = net(X), row-major (N x C).
+template <class T>
+void predict(
+    const Architecture& net, const T* theta, const T* x, Index num_cases, int num_threads, T* z);
+
+}  // namespace natgrad

@@ -1,0 +1,165 @@
+// Products with the matrices and factors of output_matrix.hpp for the cases of one panel; m, p, g
+// are what is stored of them.
+#pragma once
+
+#include <limits>
+
+#include "linalg/panel_arrays.hpp"
+
+namespace natgrad {
+
+inline constexpr double sqrt_half = 0.70710678118654752440;
+
+// Largest entry of e / q that divide_factor lets pass.
+template <class T>
+inline constexpr T divide_limit = sizeof(T) == 4 ? T(1e2) : T(1e4);
+
+template <class T>
+auto wide(const ConstPanelMap<T>& a, Index row) {
+  return a.row(row).template cast<double>();
+}
+
+// p (r - p'r), with r counted from that of the largest p: what is left of a case where p is near 1
+// is then made of the small p, not of rounding.
+template <class T>
+void multiply_softmax(const ConstPanelMap<T>& p, PanelMap<T> r) {
+  LaneArray<T> top = p.row(0), origin = r.row(0), mean = LaneArray<T>::Zero();
+  for (Index c = 1; c < p.rows(); ++c) {
+    origin = (p.row(c) > top).select(r.row(c), origin);
+    top = top.max(p.row(c));
+  }
+  for (Index c = 0; c < p.rows(); ++c) {
+    r.row(c) -= origin;
+    mean += p.row(c) * r.row(c);
+  }
+  for (Index c = 0; c < p.rows(); ++c) r.row(c) = p.row(c) * (r.row(c) - mean);
+}
+
+// With v = q + e_0, the reflector is I - v v' / (1 + q_0). H w needs t = sum_{j>0} q_j w_j:
+//   u_0 = -q_0 t,   u_j = q_j (w_j - q_j t / (1 + q_0)).
+// w(j) is row j - 1 of w, or what stands for it.
+template <class T, class W>
+void softmax_factor(const ConstPanelMap<T>& p, const W& w, PanelMap<T> u) {
+  LaneArray<T> t = LaneArray<T>::Zero();
+  for (Index j = 1; j < p.rows(); ++j) t += p.row(j).sqrt() * w(j);
+  const LaneArray<T> q0 = p.row(0).sqrt(), share = t / (T(1) + q0);
+  u.row(0) = -q0 * t;
+  for (Index j = 1; j < p.rows(); ++j) u.row(j) = p.row(j).sqrt() * w(j) - p.row(j) * share;
+}
+
+// H'x:  w_j = x_j - q_j (x_0 + sum_{i>0} q_i x_i / (1 + q_0)); x(c) gives row c.
+template <class T, class X>
+void reflect(const ConstPanelMap<T>& p, const X& x, PanelMap<T> w) {
+  LaneArray<T> sum = LaneArray<T>::Zero();
+  for (Index i = 1; i < p.rows(); ++i) sum += p.row(i).sqrt() * x(i);
+  const LaneArray<T> along = x(0) + sum / (T(1) + p.row(0).sqrt());
+  for (Index j = 1; j < p.rows(); ++j) w.row(j - 1) = x(j) - p.row(j).sqrt() * along;
+  if (p.rows() == 1) w.setZero();
+}
+
+// (a x_m + b x_s)(a y_m + b y_s) - b^2 x_s y_s / 2
+template <class T>
+LaneArray<T, double> inner_blocks(const ConstPanelMap<T>& m,
+                                  const ConstPanelMap<T>& r,
+                                  const ConstPanelMap<T>& s) {
+  const Index k = m.rows() / 2;
+  LaneArray<T, double> out = LaneArray<T, double>::Zero();
+  for (Index c = 0; c < k; ++c) {
+    const LaneArray<T, double> a = wide<T>(m, c), b = wide<T>(m, k + c), bx = b * wide<T>(r, k + c),
+                               by = b * wide<T>(s, k + c);
+    out += (a * wide<T>(r, c) + bx) * (a * wide<T>(s, c) + by) - 0.5 * bx * by;
+  }
+  return out;
+}
+
+template <class T>
+LaneArray<T, double> inner_softmax(const ConstPanelMap<T>& p,
+                                   const ConstPanelMap<T>& r,
+                                   const ConstPanelMap<T>& s) {
+  LaneArray<T, double> r_mean = LaneArray<T, double>::Zero(), s_mean = r_mean, out = r_mean;
+  for (Index c = 0; c < p.rows(); ++c) {
+    r_mean += (p.row(c) * r.row(c)).template cast<double>();
+    s_mean += (p.row(c) * s.row(c)).template cast<double>();
+  }
+  for (Index c = 0; c < p.rows(); ++c)
+    out += wide<T>(p, c) * (wide<T>(r, c) - r_mean) * (wide<T>(s, c) - s_mean);
+  return out;
+}
+
+template <class T>
+LaneArray<T, double> inner_outer(const ConstPanelMap<T>& g,
+                                 const ConstPanelMap<T>& r,
+                                 const ConstPanelMap<T>& s) {
+  LaneArray<T, double> out = LaneArray<T, double>::Zero();
+  for (Index at = 0; at < g.rows(); at += r.rows()) {
+    LaneArray<T, double> gr = LaneArray<T, double>::Zero(), gs = gr;
+    for (Index c = 0; c < r.rows(); ++c) {
+      gr += wide<T>(g, at + c) * wide<T>(r, c);
+      gs += wide<T>(g, at + c) * wide<T>(s, c);
+    }
+    out += gr * gs;
+  }
+  return out;
+}
+
+// Cases that are not bad: rest 0; the others: r 0.
+template <class T>
+void split(const LaneArray<T>& bad, PanelMap<T> e, PanelMap<T> r) {
+  for (Index c = 0; c < r.rows(); ++c) r.row(c) = (bad == T(0)).select(r.row(c), T(0));
+  for (Index c = 0; c < e.rows(); ++c) e.row(c) = (bad == T(0)).select(T(0), e.row(c));
+}
+
+// e / q with 0 / 0 = 0
+template <class E, class Q>
+auto ratio(const E& e, const Q& q) {
+  using Scalar = typename E::Scalar;
+  return (e == Scalar(0)).select(Scalar(0), e / q);
+}
+
+template <class T>
+void divide_diagonal(const ConstPanelMap<T>& m, PanelMap<T> e, PanelMap<T> r) {
+  LaneArray<T> bad = LaneArray<T>::Zero();
+  for (Index c = 0; c < m.rows(); ++c) {
+    r.row(c) = ratio(e.row(c), m.row(c).abs().sqrt());
+    bad = (r.row(c).abs() <= divide_limit<T>).select(bad, T(1));
+  }
+  split<T>(bad, e, r);
+}
+
+// Q H'(e / q) = e - p sum_c e_c, so the sum has to vanish up to rounding.
+template <class T>
+void divide_softmax(const ConstPanelMap<T>& p, PanelMap<T> e, PanelMap<T> r) {
+  const auto x = [&](Index c) { return ratio(e.row(c), p.row(c).sqrt()); };
+  LaneArray<T> sum = LaneArray<T>::Zero(), bad = sum;
+  for (Index c = 0; c < p.rows(); ++c) {
+    sum += e.row(c);
+    bad = (x(c).abs() <= divide_limit<T>).select(bad, T(1));
+  }
+  const T tolerance = T(4) * T(p.rows() + 4) * std::numeric_limits<T>::epsilon();
+  bad = (sum.abs() <= tolerance).select(bad, T(1));
+  reflect<T>(p, x, r);
+  split<T>(bad, e, r);
+}
+
+template <class T>
+void divide_blocks(const ConstPanelMap<T>& m, PanelMap<T> e, PanelMap<T> r) {
+  const Index k = m.rows() / 2;
+  LaneArray<T> bad = LaneArray<T>::Zero();
+  for (Index c = 0; c < k; ++c) {
+    r.row(c) = ratio(e.row(c), m.row(c));
+    const LaneArray<T> left = e.row(k + c) - m.row(k + c) * r.row(c);
+    r.row(k + c) = ratio(left, m.row(k + c) * T(sqrt_half));
+    bad = (r.row(c).abs().max(r.row(k + c).abs()) <= divide_limit<T>).select(bad, T(1));
+  }
+  split<T>(bad, e, r);
+}
+
+template <class T>
+void divide_empirical(const ConstPanelMap<T>& g, PanelMap<T> e, PanelMap<T> r) {
+  LaneArray<T> bad = LaneArray<T>::Zero();
+  for (Index c = 0; c < g.rows(); ++c) bad = (e.row(c) == g.row(c)).select(bad, T(1));
+  r.setOnes();
+  split<T>(bad, e, r);
+}
+
+}  // namespace natgrad

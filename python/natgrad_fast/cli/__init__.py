@@ -1,0 +1,5 @@
+"""The command ``natgrad-fast``."""
+
+from .main import main
+
+__all__ = ["main"]

@@ -1,0 +1,265 @@
+"""One call for every way to solve with a curvature matrix, and the cost model that picks one."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
+
+from numpy.typing import ArrayLike
+
+from .._arrays import as_count, as_name, as_number, as_vector, core_for
+from ..operators.curvature import CurvatureMatrix, GaussNewtonMatrix
+from .cg import cg
+from .results import Estimate, SolveResult
+from .sample_space import SampleSpace, kernel_flops, kernel_product_flops
+
+__all__ = ["estimate_solve", "solve"]
+
+METHODS = ("auto", "cg", "kfac_cg", "sample_space", "sample_space_cg")
+# A flop of factorisations in double, in flops of products: 2.3 to 4.4 were measured.
+_CHOLESKY_FLOP = 4.0
+# A flop of K-FAC's moments and deltas, in flops of products: 1.3 to 2.5 were measured.
+_MOMENT_FLOP = 2.0
+
+
+def solve(
+    matrix: CurvatureMatrix,
+    g: ArrayLike,
+    *,
+    damping: float = 0.0,
+    method: str = "auto",
+    y: ArrayLike | None = None,
+    preconditioner: Any = None,
+    rtol: float = 1e-5,
+    max_iter: int = 250,
+    max_bytes: float = 2.0**31,
+    callback: Any = None,
+) -> SolveResult:
+    """Solve (B + (l2 + damping) I) x = g by the method that is expected to be the cheapest.
+
+    Parameters
+    ----------
+    matrix : Fisher, GGN, EmpiricalFisher or Hessian
+        B, with its own damping and l2.
+    g : (P,) array_like
+    damping : float
+        On top of what `matrix` contains.
+    method : {"auto", "cg", "kfac_cg", "sample_space", "sample_space_cg"}
+        "cg": conjugate gradients in parameter space. "kfac_cg": the same, preconditioned by K-FAC
+        of one draw per case on the batch of `matrix`. "sample_space": exact, by the kernel (n, n).
+        "sample_space_cg": conjugate gradients in the space of samples. "auto" takes the least
+        `Estimate.cost` among those that fit into `max_bytes`, else the least bytes; it is "cg" for
+        a Hessian, an indefinite GGN, without damping and l2, or with a preconditioner.
+    y : array_like, optional
+        Targets, if g is the gradient of the objective there; see `sample_space_solve`.
+    preconditioner : optional
+        For "cg", as in `natgrad_fast.cg`.
+    rtol : float
+        Of the residual, relative to |g|.
+    max_iter : int
+        Most iterations of the iterative methods.
+    max_bytes : float
+        Memory that "auto" lets a method take besides the matrix.
+    callback : callable, optional
+        For the iterative methods, as in `natgrad_fast.cg`.
+
+    Returns
+    -------
+    SolveResult
+        With the `method` used, and `estimates`: flops, bytes, cost and iterations expected of each.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For arguments of a wrong shape, type or range.
+
+    Notes
+    -----
+    See `estimate_solve` for the cost model.
+    """
+    start = time.perf_counter()
+    method = as_name(method, "method", METHODS)
+    g = _as_right_hand_side(matrix, g)
+    if y is not None:
+        matrix.loss.targets(y, matrix.num_cases, matrix.sizes[-1], matrix.dtype)
+    damping = as_number(damping, "damping", minimum=0.0)
+    max_bytes = as_number(max_bytes, "max_bytes", above=0.0)
+    estimates = estimate_solve(matrix, g, damping=damping, rtol=rtol, max_iter=max_iter)
+    if method == "auto":
+        method = "cg"
+        if preconditioner is None:
+            fitting = {k: e for k, e in estimates.items() if e.bytes <= max_bytes}
+            if fitting:
+                method = min(fitting, key=lambda name: fitting[name].cost)
+            else:
+                method = min(estimates, key=lambda name: estimates[name].bytes)
+    if method == "kfac_cg":
+        preconditioner = _kfac(_as_factored(matrix, method, preconditioner), damping)
+    if method in ("cg", "kfac_cg"):
+        result = cg(
+            matrix,
+            g,
+            damping=damping,
+            preconditioner=preconditioner,
+            rtol=rtol,
+            max_iter=max_iter,
+            callback=callback,
+        )
+        fields = {f.name: getattr(result, f.name) for f in dataclasses.fields(result)}
+        seconds = time.perf_counter() - start
+        return SolveResult(**{**fields, "seconds": seconds}, method=method, estimates=estimates)
+    answer = SampleSpace(_as_factored(matrix, method, preconditioner)).solve(
+        g,
+        y=y,
+        damping=damping,
+        method="cg" if method == "sample_space_cg" else "cholesky",
+        rtol=rtol,
+        max_iter=max_iter,
+        callback=callback,
+    )
+    assert isinstance(answer, SolveResult)
+    return dataclasses.replace(answer, estimates=estimates)
+
+
+def estimate_solve(
+    matrix: CurvatureMatrix,
+    g: ArrayLike,
+    *,
+    damping: float = 0.0,
+    rtol: float = 1e-5,
+    max_iter: int = 250,
+) -> dict[str, Estimate]:
+    """Flops, bytes and cost of the ways to solve (B + (l2 + damping) I) x = g.
+
+    Parameters
+    ----------
+    matrix, g, damping, rtol, max_iter
+        As in `solve`.
+
+    Returns
+    -------
+    dict of Estimate
+        By method; only those that can be used.
+
+    Notes
+    -----
+    Iterations of CG: with s = damping + l2 and mu = g'B g / g'g, which for gradients is near the
+    largest eigenvalue, min(P, n, max_iter, sqrt(1 + mu / s) log(2 / rtol) / 2), the classical bound
+    for the condition number 1 + mu / s. It takes one linearised forward pass to know mu.
+
+    cg                product and 10 P flops per iteration; 5 P numbers
+    kfac_cg           10 iterations and a share of those of CG, 1/4 to rtol = 1e-2 and 1/5 more for
+                      each digit beyond, with 2 d n (d + n) flops more per layer of d outputs and n
+                      inputs; before them a backward sweep and N (n^2 + d^2), counted twice since
+                      they are slower, and n^3 + d^3 in double, counted 4 times; 10 P numbers, and
+                      n^2 + d^2 four times
+    sample_space_cg   4 N P + 2 N^2 D without the first layer per iteration, layer Grams before it;
+                      N^2 numbers per layer
+    sample_space      2 n P + n^2 D + n^3 / 3, the last counted 4 times since it is in double and on
+                      smaller tiles; n^2 numbers three times, and n D; D the sum of the widths
+    All of them: two products for the right-hand side and the check.
+    """
+    g = _as_right_hand_side(matrix, g)
+    rtol = as_number(rtol, "rtol", minimum=0.0)
+    max_iter = as_count(max_iter, "max_iter", 1)
+    shift = matrix.l2 + matrix.damping + as_number(damping, "damping", minimum=0.0)
+    size, itemsize = float(matrix.shape[0]), matrix.dtype.itemsize
+    product = matrix.flops_per_product
+    factored = matrix if isinstance(matrix, GaussNewtonMatrix) else None
+    if factored is not None and not factored.positive_semidefinite:
+        factored = None
+    n = math.inf if factored is None else float(factored.num_cases * factored.core.num_columns)
+    iterations = _cg_iterations(matrix, g, shift, rtol, min(size, n, float(max_iter)))
+    flops = iterations * (product + 10.0 * size) + product
+    estimates = {"cg": Estimate(flops, 5 * size * itemsize, flops, iterations)}
+    if factored is None or shift <= 0.0:
+        return estimates
+    if factored.kind != "empirical_fisher":  # K-FAC is of the model's own distribution
+        estimates["kfac_cg"] = _kfac_estimate(factored, iterations, rtol)
+    sizes, cases = factored.sizes, factored.num_cases
+    depth = len(sizes) - 1
+    grams = float(cases) ** 2 * sum(sizes[:-1])
+    flops = iterations * (kernel_product_flops(sizes, cases) + 10.0 * n) + grams + 2.0 * product
+    held = (depth * float(cases) ** 2 + 6.0 * n) * itemsize
+    estimates["sample_space_cg"] = Estimate(flops, held, flops, iterations)
+    forming = kernel_flops(sizes, cases, int(n)) + 2.0 * product
+    cholesky = n**3 / 3.0
+    held = n**2 * (16 + itemsize) + 2.0 * n * sum(sizes[1:]) * itemsize
+    estimates["sample_space"] = Estimate(
+        forming + cholesky, held, forming + _CHOLESKY_FLOP * cholesky, 0
+    )
+    return estimates
+
+
+def _kfac_estimate(matrix: GaussNewtonMatrix, iterations: int, rtol: float) -> Estimate:
+    layers = [(float(o), float(i + 1)) for i, o in pairwise(matrix.sizes)]  # (d, n)
+    size, cases = float(matrix.shape[0]), float(matrix.num_cases)
+    factors = sum(d**2 + n**2 for d, n in layers)
+    share = 0.25 + 0.2 * max(0.0, -2.0 - math.log10(max(rtol, 1e-16)))
+    iterations = min(iterations, 10 + math.ceil(share * iterations))
+    apply = sum(2.0 * d * n * (d + n) for d, n in layers)
+    steps = iterations * (matrix.flops_per_product + apply + 12.0 * size) + matrix.flops_per_product
+    moments = cases * (2.0 * size + factors)
+    inverses = sum(d**3 + n**3 for d, n in layers)
+    return Estimate(
+        flops=steps + moments + inverses,
+        bytes=(10.0 * size + 4.0 * factors) * matrix.dtype.itemsize,
+        cost=steps + _MOMENT_FLOP * moments + _CHOLESKY_FLOP * inverses,
+        iterations=iterations,
+    )
+
+
+def _kfac(matrix: GaussNewtonMatrix, damping: float) -> Any:
+    """K-FAC on what `matrix` has linearised, for `cg`; None if the moments are not finite."""
+    shift = matrix.l2 + matrix.damping + damping
+    if shift <= 0.0:
+        raise ValueError("method 'kfac_cg' needs damping + l2 > 0")
+    lin = matrix.linearization
+    factors = core_for(matrix.dtype).KroneckerFactors(
+        lin.architecture, kind="kfac", pi="trace", basis_period=1, num_threads=matrix.num_threads
+    )
+    finite = factors.update(
+        lin, matrix.loss.core, num_samples=1, seed=0, weights=matrix.sample_weight, decay=0.0
+    )
+    if not finite:
+        return None
+    factors.refresh(shift)
+    return SimpleNamespace(core=factors, shape=matrix.shape)
+
+
+def _as_factored(matrix: CurvatureMatrix, method: str, preconditioner: Any) -> GaussNewtonMatrix:
+    if not isinstance(matrix, GaussNewtonMatrix):
+        raise ValueError(f"method {method!r} needs a matrix with a factor, got {matrix!r}: use cg")
+    if preconditioner is not None:
+        raise ValueError(f"preconditioner is for method 'cg', got method {method!r}")
+    return matrix
+
+
+def _as_right_hand_side(matrix: Any, g: ArrayLike) -> Any:
+    if not isinstance(matrix, CurvatureMatrix):
+        raise TypeError(
+            f"matrix must be a Fisher, GGN, EmpiricalFisher or Hessian, got {matrix!r}: use cg"
+        )
+    return as_vector(g, "g", matrix.shape[0], matrix.dtype)
+
+
+def _cg_iterations(matrix: CurvatureMatrix, g: Any, shift: float, rtol: float, most: float) -> int:
+    core = core_for(matrix.dtype)
+    square = core.dot(g, g, num_threads=matrix.num_threads)
+    if not 0.0 < square < math.inf:
+        return 1
+    if shift <= 0.0 or rtol <= 0.0:
+        return int(most)
+    own = matrix.l2 + matrix.damping
+    mu = matrix.quadratic_form(g) / square - own
+    if not math.isfinite(mu):
+        return int(most)
+    bound = 0.5 * math.sqrt(1.0 + max(mu, 0.0) / shift) * math.log(2.0 / rtol)
+    return int(max(1.0, min(most, math.ceil(bound))))
+
+
+CurvatureMatrix.solve = solve

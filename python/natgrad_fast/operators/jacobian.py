@@ -1,0 +1,50 @@
+"""The Jacobian of a net's outputs in its parameters, multiplied but never formed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numpy.typing import ArrayLike
+
+from .._arrays import as_cases
+from ..model.mlp import MLP, as_net
+from .base import Operator
+
+__all__ = ["Jacobian"]
+
+
+class Jacobian(Operator):
+    """Jacobian J (N C, P) of the outputs in the parameters; row i C + c is output c of case i.
+
+    Parameters
+    ----------
+    net : MLP
+    X : (N, d_0) array_like
+    num_threads : int, optional
+    chunk_size : int, optional
+        Cases whose activations are alive at once, all by default; see `Fisher`.
+
+    Notes
+    -----
+    A product costs 4 N P flops either way (2 N P in the first layer); nothing is formed.
+    """
+
+    def __init__(
+        self,
+        net: MLP,
+        X: ArrayLike,
+        *,
+        num_threads: int | None = None,
+        chunk_size: int | None = None,
+    ) -> None:
+        x = as_cases(X, as_net(net).sizes[0], net.dtype)
+        self._linearization = net.linearize(x, num_threads=num_threads, chunk_size=chunk_size)
+        self._output_shape = (x.shape[0], net.sizes[-1])
+        self.shape = (x.shape[0] * net.sizes[-1], net.num_params)
+        self.dtype = net.dtype
+
+    def _apply(self, rows: Any) -> Any:
+        return self._linearization.jvp(rows).reshape(rows.shape[0], self.shape[0])
+
+    def _apply_transpose(self, rows: Any) -> Any:
+        return self._linearization.vjp(rows.reshape(rows.shape[0], *self._output_shape))

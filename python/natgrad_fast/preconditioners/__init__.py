@@ -1,0 +1,16 @@
+"""Approximations of curvature matrices whose damped inverse costs little."""
+
+from .base import Preconditioner
+from .diagonal import DiagonalPreconditioner
+from .kronecker import EKFAC, KFAC, TEKFAC, TKFAC
+from .nystrom import Nystrom
+
+__all__ = [
+    "EKFAC",
+    "KFAC",
+    "TEKFAC",
+    "TKFAC",
+    "DiagonalPreconditioner",
+    "Nystrom",
+    "Preconditioner",
+]

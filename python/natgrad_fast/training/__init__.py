@@ -1,0 +1,15 @@
+"""The optimizer, its damping, and the loop over epochs and mini-batches."""
+
+from .damping import DampingPolicy, LevenbergMarquardt, Tikhonov
+from .history import EpochInfo, History, StepInfo
+from .optimizer import NaturalGradient
+
+__all__ = [
+    "DampingPolicy",
+    "EpochInfo",
+    "History",
+    "LevenbergMarquardt",
+    "NaturalGradient",
+    "StepInfo",
+    "Tikhonov",
+]
