@@ -34,7 +34,7 @@ LAYERS = [
     {"_cpu"},
     {"_isa"},
     {"_core"},
-    {"config"},
+    {"config", "_state"},
     {"_arrays"},
     {"losses"},
     {"model"},

@@ -24,7 +24,7 @@ from .linear import (
     sample_space_solve,
     solve,
 )
-from .model import MLP, value, value_and_grad
+from .model import MLP, Batch, value, value_and_grad
 from .operators import GGN, EmpiricalFisher, Fisher, Hessian, Jacobian, estimate_memory
 from .preconditioners import EKFAC, KFAC, TEKFAC, TKFAC, DiagonalPreconditioner, Nystrom
 from .training import (
@@ -44,6 +44,7 @@ __all__ = [
     "MLP",
     "TEKFAC",
     "TKFAC",
+    "Batch",
     "BlockCGResult",
     "CGIterate",
     "CGResult",

@@ -85,7 +85,7 @@ def solve(
     method = as_name(method, "method", METHODS)
     g = _as_right_hand_side(matrix, g)
     if y is not None:
-        matrix.loss.targets(y, matrix.num_cases, matrix.sizes[-1], matrix.dtype)
+        matrix.as_targets(y)
     damping = as_number(damping, "damping", minimum=0.0)
     max_bytes = as_number(max_bytes, "max_bytes", above=0.0)
     estimates = estimate_solve(matrix, g, damping=damping, rtol=rtol, max_iter=max_iter)
@@ -166,7 +166,7 @@ def estimate_solve(
     g = _as_right_hand_side(matrix, g)
     rtol = as_number(rtol, "rtol", minimum=0.0)
     max_iter = as_count(max_iter, "max_iter", 1)
-    shift = matrix.l2 + matrix.damping + as_number(damping, "damping", minimum=0.0)
+    shift = matrix.decay.weights + matrix.damping + as_number(damping, "damping", minimum=0.0)
     size, itemsize = float(matrix.shape[0]), matrix.dtype.itemsize
     product = matrix.flops_per_product
     factored = matrix if isinstance(matrix, GaussNewtonMatrix) else None
@@ -215,7 +215,7 @@ def _kfac_estimate(matrix: GaussNewtonMatrix, iterations: int, rtol: float) -> E
 
 def _kfac(matrix: GaussNewtonMatrix, damping: float) -> Any:
     """K-FAC on what `matrix` has linearised, for `cg`; None if the moments are not finite."""
-    shift = matrix.l2 + matrix.damping + damping
+    shift = matrix.decay.weights + matrix.damping + damping
     if shift <= 0.0:
         raise ValueError("method 'kfac_cg' needs damping + l2 > 0")
     lin = matrix.linearization
@@ -254,7 +254,7 @@ def _cg_iterations(matrix: CurvatureMatrix, g: Any, shift: float, rtol: float, m
         return 1
     if shift <= 0.0 or rtol <= 0.0:
         return int(most)
-    own = matrix.l2 + matrix.damping
+    own = matrix.decay.weights + matrix.damping
     mu = matrix.quadratic_form(g) / square - own
     if not math.isfinite(mu):
         return int(most)

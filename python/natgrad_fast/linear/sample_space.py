@@ -125,7 +125,7 @@ class SampleSpace:
         if callback is not None and not callable(callback):
             raise TypeError(f"callback must be callable, got {callback!r}")
         dampings, is_scalar = _as_dampings(damping)
-        fixed = self._matrix.l2 + self._matrix.damping
+        fixed = self._matrix.decay.weights + self._matrix.damping
         if dampings.min() + fixed <= 0.0:
             raise ValueError("damping + l2 must be > 0: the matrix alone is singular")
         if method == "auto":
@@ -175,7 +175,7 @@ class _RightHandSide:
     @staticmethod
     def _targets(matrix: GaussNewtonMatrix, g: Any, y: Any) -> Any:
         if y is not None:
-            return matrix.loss.targets(y, matrix.num_cases, matrix.sizes[-1], matrix.dtype)
+            return matrix.as_targets(y)
         if g is not None:
             return None
         if isinstance(matrix, EmpiricalFisher):
@@ -187,8 +187,8 @@ class _RightHandSide:
         self.r, rest, complete = space.core.split_gradient(targets, num_outputs=matrix.sizes[-1])
         if not complete:
             self.h = matrix.linearization.vjp(rest[None])[0]
-        if matrix.l2 > 0.0:
-            decay = matrix.dtype.type(matrix.l2) * matrix.linearization.params
+        if matrix.decay.weights > 0.0:
+            decay = matrix.dtype.type(matrix.decay.weights) * matrix.linearization.params
             self.h = decay if self.h is None else self.h + decay
 
     def _sum(self, space: SampleSpace) -> Any:
@@ -341,7 +341,7 @@ class _Solve:
         self.matvecs += 1
         self.flops += self.matrix.flops_per_product
         residual: tuple[Any, float, float]
-        residual = self.space.core.residual(self.side.g, x, shift=self.shift)
+        residual = self.space.core.residual(self.side.g, x, shift=(self.shift, self.shift))
         return residual
 
     def _stopped(self) -> bool:

@@ -164,8 +164,10 @@ class MLP:
         return {key: value for key, value in self.__dict__.items() if key not in private}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Rebuild the core's objects."""
+        """Rebuild the core's objects; parameters in a read-only map of a file are copied."""
         self.__dict__.update(state)
+        if type(self._params) is not np.ndarray or not self._params.flags.writeable:
+            self._params = np.array(self._params, subok=False)
         self._core = core_for(self._dtype)
         self._architecture = _core.Architecture(
             list(self._sizes), list(self._activations), list(self._bias)
@@ -179,10 +181,9 @@ class MLP:
         ValueError, TypeError
             If X is not (N, d_0), N >= 1, of finite real numbers.
         """
-        x = as_cases(X, self._sizes[0], self._dtype)
-        return self._core.predict(
-            self._architecture, params=self._params, x=x, num_threads=as_num_threads(num_threads)
-        )
+        threads = as_num_threads(num_threads)
+        x = as_cases(X, self._sizes[0], self._dtype, threads)
+        return self._core.predict(self._architecture, params=self._params, x=x, num_threads=threads)
 
     def jvp(self, X: ArrayLike, v: ArrayLike, *, num_threads: int | None = None) -> Any:
         """Directional derivatives of the outputs, J v.
@@ -219,25 +220,30 @@ class MLP:
         -------
         (P,) array
         """
-        x = as_cases(X, self._sizes[0], self._dtype)
+        threads = as_num_threads(num_threads)
+        x = as_cases(X, self._sizes[0], self._dtype, threads)
         cotangent = as_floats(u, "u", self._dtype, 2)
         shape = (x.shape[0], self._sizes[-1])
         if cotangent.shape != shape:
             raise ValueError(f"u has shape {cotangent.shape}, wanted {shape}")
-        chunk = self.one_pass_chunk_size
-        return self.linearize(x, num_threads=num_threads, chunk_size=chunk).vjp(cotangent[None])[0]
+        return self.linearize_checked(x, threads, self.one_pass_chunk_size).vjp(cotangent[None])[0]
 
     def linearize(
         self, X: ArrayLike, *, num_threads: int | None = None, chunk_size: int | None = None
     ) -> Any:
         """Linearise at the present parameters over X (N, d_0); the core's object, for operators."""
-        x = as_cases(X, self._sizes[0], self._dtype)
+        threads, chunk = as_num_threads(num_threads), as_chunk_size(chunk_size)
+        x = as_cases(X, self._sizes[0], self._dtype, threads)
+        return self.linearize_checked(x, threads, chunk)
+
+    def linearize_checked(self, x: Any, num_threads: int, chunk_size: int) -> Any:
+        """Linearise over cases that were checked already; chunk_size 0 stands for all."""
         return self._core.Linearization(
             self._architecture,
             params=self._params,
             x=x,
-            num_threads=as_num_threads(num_threads),
-            chunk_size=as_chunk_size(chunk_size),
+            num_threads=num_threads,
+            chunk_size=chunk_size,
         )
 
     @property

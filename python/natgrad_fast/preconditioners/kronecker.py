@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .._arrays import as_cases, as_count, as_name, as_number, as_sample_weight, as_vector, core_for
+from .._arrays import as_count, as_name, as_number, as_vector, core_for
 from ..losses.base import Loss
+from ..model.batch import Batch
 from ..model.mlp import MLP
 from .base import Preconditioner, refuse_without_batch
 
@@ -47,10 +48,7 @@ class KroneckerPreconditioner(Preconditioner):
         if X is None:
             refuse_without_batch(y=y, sample_weight=sample_weight, damping=damping)
             return
-        x = as_cases(X, net.sizes[0], net.dtype)
-        if y is not None:
-            self.loss.targets(y, x.shape[0], net.sizes[-1], net.dtype)
-        self.update(x, sample_weight=sample_weight)
+        self.update_on(self._batch(X, y, sample_weight))
         if damping is not None:
             self.refresh(damping)
 
@@ -79,17 +77,17 @@ class KroneckerPreconditioner(Preconditioner):
             If the outputs of the net or their curvature are too large for the dtype; the averages
             stay as they were.
         """
-        x = as_cases(X, self.net.sizes[0], self.dtype)
-        weights = as_sample_weight(sample_weight, x.shape[0])
-        linearization = self.net.linearize(
-            x, num_threads=self.num_threads, chunk_size=self.chunk_size
-        )
+        self.update_on(self._batch(X, None, sample_weight))
+
+    def update_on(self, batch: Batch, linearization: Any = None) -> None:
+        """Measure a batch; see `Preconditioner.update_on`."""
+        self.check_belongs(batch.net, batch.loss)
         finite = self.core.update(
-            linearization,
+            batch.linearize() if linearization is None else linearization,
             self.loss.core,
             num_samples=self.samples or 0,
             seed=self._seed_of_update(),
-            weights=weights,
+            weights=batch.weights,
             decay=self.ema,
         )
         if not finite:
