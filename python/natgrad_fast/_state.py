@@ -9,7 +9,8 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+from ._typing import Array, DType
 
 __all__ = ["StateReader", "inside"]
 
@@ -94,7 +95,7 @@ class StateReader:
             raise self.refuse(key, "True or False")
         return bool(got)
 
-    def array(self, key: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    def array(self, key: str, shape: tuple[int, ...], dtype: DType) -> Array:
         """Return a copy of a finite array of a shape and dtype, C-contiguous and writable."""
         got = self._state[key]
         wanted = f"an array {shape} of {dtype}"
@@ -104,9 +105,7 @@ class StateReader:
             raise self.refuse(key, wanted + " without NaN or Inf")
         return np.array(got, order="C", subok=False)
 
-    def optional_array(
-        self, key: str, shape: tuple[int, ...], dtype: np.dtype[Any]
-    ) -> NDArray[Any] | None:
+    def optional_array(self, key: str, shape: tuple[int, ...], dtype: DType) -> Array | None:
         """Return None, or what `array` returns."""
         return None if self._state[key] is None else self.array(key, shape, dtype)
 

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Self, Unpack
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from .._arrays import Decay, as_count, as_number, as_vector, core_for, dot
+from .._typing import Array, CoreCurvature, CoreHessian, Linearization, LossName
 from ..losses import Loss
 from ..model.batch import Batch, BatchOptions
 from ..model.mlp import MLP
@@ -47,7 +48,7 @@ class CurvatureMatrix(Operator):
     num_cases: int
     num_threads: int
     flops_per_product: float
-    core: Any
+    core: CoreCurvature | CoreHessian
 
     def _set_up(self, batch: Batch, damping: float) -> None:
         net = batch.net
@@ -63,7 +64,9 @@ class CurvatureMatrix(Operator):
         self._damping = as_number(damping, "damping", minimum=0.0)
 
     @classmethod
-    def on(cls, batch: Batch, linearization: Any = None, *, damping: float = 0.0) -> Self:
+    def on(
+        cls, batch: Batch, linearization: Linearization | None = None, *, damping: float = 0.0
+    ) -> Self:
         """The matrix of a batch.
 
         Parameters
@@ -81,7 +84,7 @@ class CurvatureMatrix(Operator):
         weights, biases = self.decay
         return weights if weights == biases else self.decay
 
-    def as_targets(self, y: ArrayLike) -> NDArray[Any]:
+    def as_targets(self, y: ArrayLike) -> Array:
         """Targets of the cases that count, from targets of all cases that were given.
 
         Parameters
@@ -119,10 +122,10 @@ class CurvatureMatrix(Operator):
         """The matrix itself: it is symmetric."""
         return self
 
-    def _apply(self, rows: Any) -> Any:
+    def _apply(self, rows: Array) -> Array:
         return self.core.apply(rows)
 
-    def _apply_transpose(self, rows: Any) -> Any:
+    def _apply_transpose(self, rows: Array) -> Array:
         return self.core.apply(rows)
 
     def quadratic_form(self, v: ArrayLike, w: ArrayLike | None = None) -> float:
@@ -161,11 +164,11 @@ class CurvatureMatrix(Operator):
         first, second, third = (dot(a, b, self.num_threads) for a, b in pairs)
         return first, second, third
 
-    def _two_vectors(self, v: ArrayLike, w: ArrayLike | None) -> tuple[Any, Any]:
+    def _two_vectors(self, v: ArrayLike, w: ArrayLike | None) -> tuple[Array, Array]:
         first = as_vector(v, "v", self.shape[0], self.dtype)
         return first, first if w is None else as_vector(w, "w", self.shape[0], self.dtype)
 
-    def diagonal(self) -> Any:
+    def diagonal(self) -> Array:
         """Diagonal (P,) of B + (l2 + damping) I; by P products."""
         size, block = self.shape[0], 64
         diagonal = np.empty(size, self.dtype)
@@ -185,11 +188,12 @@ class GaussNewtonMatrix(CurvatureMatrix):
     """Base of the matrices B = sum_i w_i J_i' M_i J_i / sum_i w_i with per-case matrices M_i."""
 
     kind: str
+    core: CoreCurvature
 
     def _build(
         self,
         batch: Batch,
-        linearization: Any,
+        linearization: Linearization | None,
         damping: float,
         samples: int = 0,
         seed: int = 0,
@@ -221,7 +225,9 @@ class GaussNewtonMatrix(CurvatureMatrix):
         return f"y is missing: the output Hessian of {self.loss.name} depends on targets"
 
     @classmethod
-    def on(cls, batch: Batch, linearization: Any = None, *, damping: float = 0.0) -> Self:
+    def on(
+        cls, batch: Batch, linearization: Linearization | None = None, *, damping: float = 0.0
+    ) -> Self:
         """The matrix of a batch; see `CurvatureMatrix.on`."""
         matrix = cls.__new__(cls)
         matrix._build(batch, linearization, damping)
@@ -255,7 +261,7 @@ class GaussNewtonMatrix(CurvatureMatrix):
         first, second, third = self.core.quadratic_forms(*self._two_vectors(v, w))
         return float(first), float(second), float(third)
 
-    def diagonal(self) -> Any:
+    def diagonal(self) -> Array:
         """Exact diagonal (P,) of B + (l2 + damping) I.
 
         Notes
@@ -270,7 +276,7 @@ class GaussNewtonMatrix(CurvatureMatrix):
         """Exact trace of B + (l2 + damping) I, as cheap as the sweeps of `diagonal`."""
         return float(self.core.trace())
 
-    def block(self, layer: int) -> Any:
+    def block(self, layer: int) -> Array:
         """Diagonal block that belongs to the parameters of one layer, dense.
 
         Parameters
@@ -292,7 +298,7 @@ class GaussNewtonMatrix(CurvatureMatrix):
             raise ValueError(f"layer must be < {len(self.sizes) - 1}, got {layer}")
         return self.core.layer_block(layer)
 
-    def block_diagonal(self) -> list[Any]:
+    def block_diagonal(self) -> list[Array]:
         """All diagonal blocks of `block`, layer by layer."""
         return [self.block(layer) for layer in range(len(self.sizes) - 1)]
 
@@ -346,7 +352,7 @@ class Fisher(GaussNewtonMatrix):
     def __init__(
         self,
         net: MLP,
-        loss: str | Loss,
+        loss: LossName | Loss,
         X: ArrayLike,
         *,
         samples: int | None = None,
@@ -368,7 +374,7 @@ class Fisher(GaussNewtonMatrix):
     def on(
         cls,
         batch: Batch,
-        linearization: Any = None,
+        linearization: Linearization | None = None,
         *,
         damping: float = 0.0,
         samples: int | None = None,
@@ -407,7 +413,7 @@ class GGN(GaussNewtonMatrix):
     def __init__(
         self,
         net: MLP,
-        loss: str | Loss,
+        loss: LossName | Loss,
         X: ArrayLike,
         y: ArrayLike | None = None,
         *,
@@ -437,7 +443,7 @@ class EmpiricalFisher(GaussNewtonMatrix):
     def __init__(
         self,
         net: MLP,
-        loss: str | Loss,
+        loss: LossName | Loss,
         X: ArrayLike,
         y: ArrayLike,
         *,

@@ -16,6 +16,7 @@ from .._arrays import (
     as_num_threads,
     as_number,
 )
+from .._typing import LossName
 from ..losses.base import Loss
 from ..losses.standard import as_loss
 from ..model.batch import Batch
@@ -51,7 +52,7 @@ class Preconditioner(Operator):
     def _set_up(
         self,
         net: MLP,
-        loss: str | Loss,
+        loss: LossName | Loss,
         *,
         samples: int | None,
         seed: int,

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._arrays import as_count, as_num_threads, as_number, core_for
+from .._typing import LossName
 from ..losses.base import Loss
 from ..model.mlp import MLP
 from ..operators.base import Operator
@@ -68,7 +69,7 @@ class Nystrom(Operator):
     def __init__(
         self,
         A: Any,
-        loss: str | Loss | None = None,
+        loss: LossName | Loss | None = None,
         X: ArrayLike | None = None,
         *,
         rank: int = 20,
