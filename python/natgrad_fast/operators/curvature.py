@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from .._arrays import (
@@ -17,7 +16,6 @@ from .._arrays import (
     as_count,
     as_number,
     as_sample_weight,
-    as_vector,
     core_for,
 )
 from ..losses.base import Loss
@@ -45,7 +43,6 @@ class CurvatureMatrix(Operator):
         Multiplications and additions of the matrix products of one product with a vector.
     """
 
-    role: ClassVar[str] = "matrix"
     solve: ClassVar[Callable[..., Any]]  # natgrad_fast.solve, which knows more than this layer
     loss: Loss
     num_cases: int
@@ -87,40 +84,6 @@ class CurvatureMatrix(Operator):
 
     def _apply_transpose(self, rows: Any) -> Any:
         return self.core.apply(rows)
-
-    def quadratic_form(self, v: ArrayLike, w: ArrayLike | None = None) -> float:
-        """Return v' (B + (l2 + damping) I) w, with w = v by default; by one product.
-
-        Parameters
-        ----------
-        v, w : (P,) array_like
-
-        Returns
-        -------
-        float
-        """
-        left, right = self._two_vectors(v, w)
-        product = self.core.apply(right[None])[0]
-        return float(core_for(self.dtype).dot(left, product, num_threads=self.num_threads))
-
-    def _two_vectors(self, v: ArrayLike, w: ArrayLike | None) -> tuple[Any, Any]:
-        first = as_vector(v, "v", self.shape[0], self.dtype)
-        return first, first if w is None else as_vector(w, "w", self.shape[0], self.dtype)
-
-    def diagonal(self) -> Any:
-        """Diagonal (P,) of B + (l2 + damping) I; by P products."""
-        size, block = self.shape[0], 64
-        diagonal = np.empty(size, self.dtype)
-        for first in range(0, size, block):
-            columns = np.arange(first, min(size, first + block))
-            rows = np.zeros((columns.size, size), self.dtype)
-            rows[columns - first, columns] = 1
-            diagonal[columns] = self._apply(rows)[columns - first, columns]
-        return diagonal
-
-    def trace(self) -> float:
-        """Trace of B + (l2 + damping) I."""
-        return float(self.diagonal().sum(dtype=np.float64))
 
 
 class GaussNewtonMatrix(CurvatureMatrix):

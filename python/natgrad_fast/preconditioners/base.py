@@ -18,7 +18,7 @@ from .._arrays import (
 from ..losses.base import Loss
 from ..losses.standard import as_loss
 from ..model.mlp import MLP, as_net
-from ..operators.base import Operator
+from ..operators.base import Operator, Role
 
 __all__ = ["Preconditioner", "refuse_without_batch"]
 
@@ -40,6 +40,7 @@ class Preconditioner(Operator):
         What `cg` multiplies with, without a detour through Python.
     """
 
+    role: Role = "inverse"
     kind: str
     net: MLP
     loss: Loss
@@ -84,6 +85,11 @@ class Preconditioner(Operator):
     def T(self) -> Operator:
         """The operator itself: it is symmetric."""
         return self
+
+    @property
+    def positive_semidefinite(self) -> bool:
+        """True: the inverse is positive definite for any batch and damping."""
+        return True
 
     def _apply(self, rows: Any) -> Any:
         return self.core.apply(rows)
