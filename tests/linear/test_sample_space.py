@@ -273,7 +273,8 @@ def test_bad_arguments():
         (lambda: ng.sample_space_solve(student, g, damping=1.0), ValueError, "indefinite"),
         (lambda: ng.SampleSpace(ng.Hessian(net, SOFTMAX, x, problem.y)), TypeError, "Hessian"),
         (lambda: ng.SampleSpace(np.eye(3)), TypeError, "must be a Fisher"),
-        (lambda: ng.SampleSpace(fisher) @ np.ones(3), ValueError, "w has length 3"),
+        (lambda: ng.SampleSpace(fisher) @ np.ones(3), ValueError, "v has shape"),
+        (lambda: ng.SampleSpace(fisher).multiply_factor([1.0]), ValueError, "w has length 1"),
     ]:
         with pytest.raises(error, match=words):
             call()

@@ -344,6 +344,6 @@ def test_net_stands_for_its_fisher_matrix(dtype, rng):
     nystrom.refresh(0.3)
     fisher = ng.Fisher(net, "softmax_cross_entropy", more)
     assert same_bits(nystrom @ v, ng.Nystrom(fisher, rank=10, damping=0.3) @ v)
-    for arguments in [(net,), (net, "softmax_cross_entropy"), (fisher, "softmax_cross_entropy", x)]:
+    for arguments in [(net,), (fisher, "softmax_cross_entropy", x)]:
         with pytest.raises((ValueError, TypeError), match="loss and X"):
             ng.Nystrom(*arguments, rank=2)

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar, Self, Unpack
 
-import numpy as np
 from numpy.typing import ArrayLike
 
-from .._arrays import Decay, as_count, as_number, as_vector, core_for, dot
+from .._arrays import Decay, as_count, as_number, core_for
 from .._typing import Array, CoreCurvature, CoreHessian, Linearization, LossName
 from ..losses import Loss
 from ..model.batch import Batch, BatchOptions
@@ -41,7 +40,6 @@ class CurvatureMatrix(Operator):
         Multiplications and additions of the matrix products of one product with a vector.
     """
 
-    role: ClassVar[str] = "matrix"
     solve: ClassVar[Callable[..., Any]]  # natgrad_fast.solve, which knows more than this layer
     loss: Loss
     decay: Decay
@@ -128,61 +126,6 @@ class CurvatureMatrix(Operator):
     def _apply_transpose(self, rows: Array) -> Array:
         return self.core.apply(rows)
 
-    def quadratic_form(self, v: ArrayLike, w: ArrayLike | None = None) -> float:
-        """Return v' (B + (l2 + damping) I) w, with w = v by default; by one product.
-
-        Parameters
-        ----------
-        v, w : (P,) array_like
-
-        Returns
-        -------
-        float
-        """
-        left, right = self._two_vectors(v, w)
-        product = self.core.apply(right[None])[0]
-        return dot(left, product, self.num_threads)
-
-    def quadratic_forms(self, v: ArrayLike, w: ArrayLike) -> tuple[float, float, float]:
-        """Return v'Av, v'Aw and w'Aw for A = B + (l2 + damping) I.
-
-        Parameters
-        ----------
-        v, w : (P,) array_like
-
-        Returns
-        -------
-        tuple of three floats
-
-        Notes
-        -----
-        Two products; a `GaussNewtonMatrix` takes one linearised forward pass for each vector.
-        """
-        left, right = self._two_vectors(v, w)
-        products = self.core.apply(np.stack([left, right]))
-        pairs = ((left, products[0]), (left, products[1]), (right, products[1]))
-        first, second, third = (dot(a, b, self.num_threads) for a, b in pairs)
-        return first, second, third
-
-    def _two_vectors(self, v: ArrayLike, w: ArrayLike | None) -> tuple[Array, Array]:
-        first = as_vector(v, "v", self.shape[0], self.dtype)
-        return first, first if w is None else as_vector(w, "w", self.shape[0], self.dtype)
-
-    def diagonal(self) -> Array:
-        """Diagonal (P,) of B + (l2 + damping) I; by P products."""
-        size, block = self.shape[0], 64
-        diagonal = np.empty(size, self.dtype)
-        for first in range(0, size, block):
-            columns = np.arange(first, min(size, first + block))
-            rows = np.zeros((columns.size, size), self.dtype)
-            rows[columns - first, columns] = 1
-            diagonal[columns] = self._apply(rows)[columns - first, columns]
-        return diagonal
-
-    def trace(self) -> float:
-        """Trace of B + (l2 + damping) I."""
-        return float(self.diagonal().sum(dtype=np.float64))
-
 
 class GaussNewtonMatrix(CurvatureMatrix):
     """Base of the matrices B = sum_i w_i J_i' M_i J_i / sum_i w_i with per-case matrices M_i."""
@@ -257,7 +200,7 @@ class GaussNewtonMatrix(CurvatureMatrix):
         return float(self.core.quadratic_form(*self._two_vectors(v, w)))
 
     def quadratic_forms(self, v: ArrayLike, w: ArrayLike) -> tuple[float, float, float]:
-        """Return v'Av, v'Aw and w'Aw; see `CurvatureMatrix.quadratic_forms`."""
+        """Return v'Av, v'Aw and w'Aw; see `Operator.quadratic_forms`."""
         first, second, third = self.core.quadratic_forms(*self._two_vectors(v, w))
         return float(first), float(second), float(third)
 

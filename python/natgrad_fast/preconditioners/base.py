@@ -21,7 +21,7 @@ from ..losses.base import Loss
 from ..losses.standard import as_loss
 from ..model.batch import Batch
 from ..model.mlp import MLP, as_net
-from ..operators.base import Operator
+from ..operators.base import Operator, Role
 
 __all__ = ["Preconditioner", "refuse_without_batch"]
 
@@ -43,6 +43,7 @@ class Preconditioner(Operator):
         What `cg` multiplies with, without a detour through Python.
     """
 
+    role: Role = "inverse"
     kind: str
     net: MLP
     loss: Loss
@@ -118,6 +119,11 @@ class Preconditioner(Operator):
                 f"the preconditioner is of another net or loss: {self.net!r} and {self.loss!r}, "
                 f"wanted {net!r} and {loss!r}"
             )
+
+    @property
+    def positive_semidefinite(self) -> bool:
+        """True: the inverse is positive definite for any batch and damping."""
+        return True
 
     def _apply(self, rows: Any) -> Any:
         return self.core.apply(rows)
