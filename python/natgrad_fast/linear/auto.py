@@ -189,7 +189,7 @@ def _estimates(
 ) -> dict[str, Estimate]:
     rtol = as_number(rtol, "rtol", minimum=0.0)
     max_iter = as_count(max_iter, "max_iter", 1)
-    shift = matrix.decay.weights + matrix.damping + damping
+    shift = min(matrix.decay) + matrix.damping + damping
     size, itemsize, count = float(matrix.shape[0]), matrix.dtype.itemsize, float(len(rows))
     product = matrix.flops_per_product
     factored = matrix if isinstance(matrix, GaussNewtonMatrix) else None
@@ -243,7 +243,7 @@ def _kfac_estimate(
 
 def _kfac(matrix: GaussNewtonMatrix, damping: float) -> Any:
     """K-FAC on what `matrix` has linearised, for `cg`; None if the moments are not finite."""
-    shift = matrix.decay.weights + matrix.damping + damping
+    shift = min(matrix.decay) + matrix.damping + damping
     if shift <= 0.0:
         raise ValueError("method 'kfac_cg' needs damping + l2 > 0")
     lin = matrix.linearization

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._arrays import (
+    Decay,
     as_count,
     as_dampings,
     as_name,
@@ -63,8 +64,8 @@ def _solve(
     max_iter = as_count(max_iter, "max_iter", 1)
     callback = as_callback(callback)
     dampings, is_scalar = _as_dampings(damping)
-    fixed = matrix.decay.weights + matrix.damping
-    if dampings.min() + fixed <= 0.0:
+    fixed = Decay(*(part + matrix.damping for part in matrix.decay))
+    if dampings.min() + min(fixed) <= 0.0:
         raise ValueError("damping + l2 must be > 0: the matrix alone is singular")
     if method == "auto":
         method = _choose(space, len(dampings))
@@ -185,8 +186,11 @@ class _RightHandSide:
         self.r, rest, complete = space.core.split_gradient(targets, num_outputs=matrix.sizes[-1])
         if not complete:
             self.h = matrix.linearization.vjp(rest[None])[0]
-        if matrix.decay.weights > 0.0:
-            decay = matrix.dtype.type(matrix.decay.weights) * matrix.linearization.params
+        if any(matrix.decay):
+            number = matrix.dtype.type
+            decay = number(matrix.decay.weights) * matrix.linearization.params
+            for place in matrix.bias_places:
+                decay[place] = number(matrix.decay.biases) * matrix.linearization.params[place]
             self.h = decay if self.h is None else self.h + decay
 
     def _sum(self, space: SampleSpace) -> Any:
@@ -208,15 +212,18 @@ class _Solve:
         space: SampleSpace,
         side: _RightHandSide,
         damping: float,
-        fixed: float,
+        fixed: Decay,
         method: str,
         rtol: float,
         max_iter: int,
         callback: Callable[[int, float, float], Any] | None,
     ) -> None:
-        self.space, self.matrix, self.side = space, space._matrix, side
+        self.shift, shift_of_biases = (damping + part for part in fixed)
+        self.shifts = self.shift, shift_of_biases
+        self.bias_scale = self.shift / shift_of_biases
+        self.space = space.with_bias_scale(self.bias_scale)
+        self.matrix, self.side = space._matrix, side
         self._core = core_for(space.dtype)
-        self.shift = damping + fixed
         self.method, self.max_iter, self.callback = method, max_iter, callback
         self.tolerance = rtol * side.norm
         self.iterations = self.matvecs = 0
@@ -268,14 +275,15 @@ class _Solve:
             self.flops += 9 * n**3 if core.decompose() else 0
 
     def _correction(self, r: Any, h: Any) -> Any:
-        """(U U' + s I)^-1 (U r + h)."""
+        """(U U' + s D^-1)^-1 (U r + h), D = I but for two shifts."""
         core, half = self.space.core, self.matrix.flops_per_product / 2
         if h is None:
             self.flops += half
-            return self.space.multiply_factor(self._solve_kernel(r))
-        a = self._solve_kernel(core.multiply_factor_transposed(h))
+            return self._scaled(self.space.multiply_factor(self._solve_kernel(r)))
+        a = self._solve_kernel(core.multiply_factor_transposed(self._scaled(h, copy=True)))
         x = self._core.scaled(1.0 / self.shift, h, num_threads=self.space.num_threads)
         core.add_factor(a * a.dtype.type(-1.0 / self.shift), x)
+        x = self._scaled(x)
         self.flops += 2 * half
         cancels = self.method == "cg" or self._cancellation() > 0.1 * self.tolerance
         if r is None and not cancels:
@@ -284,9 +292,19 @@ class _Solve:
         if cancels:
             coordinates = coordinates + (a - core.multiply_factor_transposed(x))
             self.flops += half
-        core.add_factor(self._solve_kernel(coordinates), x)
         self.flops += half
+        if self.bias_scale != 1.0:
+            return x + self._scaled(self.space.multiply_factor(self._solve_kernel(coordinates)))
+        core.add_factor(self._solve_kernel(coordinates), x)
         return x
+
+    def _scaled(self, v: Any, *, copy: bool = False) -> Any:
+        """D v, in place or not, D = diag(1 for weights, ratio of the shifts for biases)."""
+        if self.bias_scale != 1.0:
+            v = v.copy() if copy else v
+            for place in self.matrix.bias_places:
+                v[place] *= v.dtype.type(self.bias_scale)
+        return v
 
     def _cancellation(self) -> float:
         """Residual that rounding of h - U a leaves, about: eps |g| times |K| / s."""
@@ -341,7 +359,7 @@ class _Solve:
         self.matvecs += 1
         self.flops += self.matrix.flops_per_product
         residual: tuple[Any, float, float]
-        residual = self.space.core.residual(self.side.g, x, shift=(self.shift, self.shift))
+        residual = self.space.core.residual(self.side.g, x, shift=self.shifts)
         return residual
 
     def _stopped(self) -> bool:

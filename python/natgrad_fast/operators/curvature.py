@@ -58,6 +58,7 @@ class CurvatureMatrix(Operator):
         self.sample_weight, self.targets = batch.weights, batch.targets
         self.layout, self.sizes = net.layout, net.sizes
         self._counted, self._net = batch.counted, net
+        self.bias_places = net.bias_places
         self.decay = batch.decay
         self._damping = as_number(damping, "damping", minimum=0.0)
 
