@@ -210,7 +210,7 @@ def install_build_requirements(environment: Environment) -> None:
     )
     if done.returncode != 0:
         raise SetupError(done.stderr)
-    environment.install("backend requirements", done.stdout.splitlines())
+    environment.install("backend requirements", [r for r in done.stdout.splitlines() if r])
     environment.remember("build", wanted)
 
 

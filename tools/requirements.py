@@ -50,4 +50,5 @@ def for_group(name: str) -> list[str]:
 
 def names(requirements: Iterable[str]) -> str:
     """The packages without their versions, for a line that says what is installed."""
-    return ", ".join(re.split(r"[<>=!~;\[ ]", text, maxsplit=1)[0] for text in requirements)
+    found = (re.split(r"[<>=!~;\[ ]", text, maxsplit=1)[0] for text in requirements)
+    return ", ".join(dict.fromkeys(found))
