@@ -284,6 +284,11 @@ class Decay(NamedTuple):
     weights: float
     biases: float
 
+    @property
+    def shown(self) -> float | tuple[float, float]:
+        """As users write it: a number where both are the same."""
+        return self.weights if self.weights == self.biases else self
+
 
 def as_decay(x: Any, name: str) -> Decay:
     """One number >= 0 for weights and biases, or two."""

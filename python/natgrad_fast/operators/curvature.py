@@ -78,10 +78,9 @@ class CurvatureMatrix(Operator):
         raise NotImplementedError
 
     @property
-    def l2(self) -> float | Decay:
+    def l2(self) -> float | tuple[float, float]:
         """Weight decay that the matrix contains: a number, or (weights, biases) if they differ."""
-        weights, biases = self.decay
-        return weights if weights == biases else self.decay
+        return self.decay.shown
 
     def as_targets(self, y: ArrayLike) -> Array:
         """Targets of the cases that count, from targets of all cases that were given.
