@@ -59,6 +59,7 @@ void register_all(py::module_ m) {
   register_kronecker<T>(m);
   register_vectors<T>(m);
   register_krylov<T>(m);
+  register_composition<T>(m);
   register_nystrom<T>(m);
 }
 

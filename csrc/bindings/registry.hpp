@@ -52,6 +52,8 @@ void register_vectors(py::module_& m);
 template <class T>
 void register_krylov(py::module_& m);
 template <class T>
+void register_composition(py::module_& m);
+template <class T>
 void register_nystrom(py::module_& m);
 
 }  // namespace natgrad

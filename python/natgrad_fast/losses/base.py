@@ -6,13 +6,12 @@ the loss.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from .. import _core
 from .._arrays import as_count, as_floats, as_num_threads, as_real, core_for
+from .._typing import Array, DType
 
 __all__ = ["Loss"]
 
@@ -76,7 +75,7 @@ class Loss:
         """
         return int(self.core.num_targets(num_outputs))
 
-    def mean(self, z: ArrayLike, *, num_threads: int | None = None) -> NDArray[Any]:
+    def mean(self, z: ArrayLike, *, num_threads: int | None = None) -> Array:
         """Mean of the predictive law: what the model expects y to be.
 
         Parameters
@@ -107,17 +106,17 @@ class Loss:
         """
         return self.mean_of_outputs(_as_outputs(z), as_num_threads(num_threads))
 
-    def mean_of_outputs(self, z: NDArray[Any], num_threads: int) -> NDArray[Any]:
+    def mean_of_outputs(self, z: Array, num_threads: int) -> Array:
         """Return `mean` of outputs as a net gives them, unchecked."""
         mean = core_for(z.dtype).predictive_mean(self.core, z, num_threads=num_threads)
         return self._in_shape_of_targets(mean)
 
-    def _in_shape_of_targets(self, mean: NDArray[Any]) -> NDArray[Any]:
+    def _in_shape_of_targets(self, mean: Array) -> Array:
         return mean[:, 0] if mean.shape[1] == 1 else mean
 
     def draw_gradients(
         self, z: ArrayLike, *, samples: int = 1, seed: int = 0, num_threads: int | None = None
-    ) -> NDArray[Any]:
+    ) -> Array:
         """Gradients dL/dz at targets that are drawn from the predictive law.
 
         They are those of which `Fisher(samples=samples, seed=seed)` is made: the mean of their
@@ -145,7 +144,7 @@ class Loss:
         """
         outputs = _as_outputs(z)
         self.num_targets(outputs.shape[1])  # refuses widths that the loss is not made for
-        g: NDArray[Any] = core_for(outputs.dtype).draw_gradients(
+        g: Array = core_for(outputs.dtype).draw_gradients(
             self.core,
             outputs,
             num_samples=as_count(samples, "samples", 1),
@@ -154,9 +153,7 @@ class Loss:
         )
         return g
 
-    def targets(
-        self, y: ArrayLike, num_cases: int, num_outputs: int, dtype: np.dtype[Any]
-    ) -> NDArray[Any]:
+    def targets(self, y: ArrayLike, num_cases: int, num_outputs: int, dtype: DType) -> Array:
         """Check targets and bring them to the form of the core.
 
         Parameters
@@ -183,13 +180,13 @@ class Loss:
             a = a[:, None]
         if a.shape != (num_cases, num_targets):
             raise ValueError(f"y has shape {a.shape}, wanted ({num_cases}, {num_targets})")
-        checked: NDArray[Any] = as_floats(a, "y", dtype, 2)
+        checked: Array = as_floats(a, "y", dtype, 2)
         return checked
 
 
-def _as_outputs(z: ArrayLike) -> NDArray[Any]:
+def _as_outputs(z: ArrayLike) -> Array:
     a = as_real(z, "z")
-    outputs: NDArray[Any]
+    outputs: Array
     outputs = as_floats(a, "z", a.dtype if a.dtype == np.float32 else np.dtype(np.float64), 2)
     if outputs.shape[1] == 0:
         raise ValueError("z has no columns, wanted at least one output")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .. import _core
 from .._arrays import as_name, as_number, as_real
+from .._typing import Array, DType, LossName
 from .base import Loss
 
 __all__ = [
@@ -36,9 +35,7 @@ class SoftmaxCrossEntropy(Loss):
 
     name = "softmax_cross_entropy"
 
-    def targets(
-        self, y: ArrayLike, num_cases: int, num_outputs: int, dtype: np.dtype[Any]
-    ) -> NDArray[Any]:
+    def targets(self, y: ArrayLike, num_cases: int, num_outputs: int, dtype: DType) -> Array:
         """Rows of probabilities; labels become rows with a single 1. See `Loss.targets`."""
         a = as_real(y, "y")
         if a.ndim == 1:
@@ -56,12 +53,12 @@ class SoftmaxCrossEntropy(Loss):
             raise ValueError(f"each row of y must sum to 1, got {sums[i]:.6g} in row {i}")
         return p
 
-    def _in_shape_of_targets(self, mean: NDArray[Any]) -> NDArray[Any]:
+    def _in_shape_of_targets(self, mean: Array) -> Array:
         return mean  # rows of probabilities
 
     def _one_hot(
-        self, y: Any, num_cases: int, num_outputs: int, dtype: np.dtype[Any]
-    ) -> NDArray[Any]:
+        self, y: NDArray[np.floating | np.integer], num_cases: int, num_outputs: int, dtype: DType
+    ) -> Array:
         if y.shape != (num_cases,):
             raise ValueError(f"y has {y.shape[0]} labels, X has {num_cases} cases")
         if y.dtype.kind == "f":
@@ -91,9 +88,7 @@ class BernoulliCrossEntropy(Loss):
 
     name = "bernoulli_cross_entropy"
 
-    def targets(
-        self, y: ArrayLike, num_cases: int, num_outputs: int, dtype: np.dtype[Any]
-    ) -> NDArray[Any]:
+    def targets(self, y: ArrayLike, num_cases: int, num_outputs: int, dtype: DType) -> Array:
         """(N, C) targets in [0, 1]. See `Loss.targets`."""
         t = super().targets(y, num_cases, num_outputs, dtype)
         bad = (t < 0) | (t > 1)
@@ -108,9 +103,7 @@ class Poisson(Loss):
 
     name = "poisson"
 
-    def targets(
-        self, y: ArrayLike, num_cases: int, num_outputs: int, dtype: np.dtype[Any]
-    ) -> NDArray[Any]:
+    def targets(self, y: ArrayLike, num_cases: int, num_outputs: int, dtype: DType) -> Array:
         """(N, C) targets >= 0. See `Loss.targets`."""
         t = super().targets(y, num_cases, num_outputs, dtype)
         if (t < 0).any():
@@ -199,7 +192,7 @@ _SYNONYMS = {
 }
 
 
-def as_loss(loss: str | Loss) -> Loss:
+def as_loss(loss: LossName | Loss) -> Loss:
     """Return a loss from its name, with its default parameters, or the loss itself."""
     if isinstance(loss, Loss):
         return loss

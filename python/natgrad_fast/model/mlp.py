@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike
 
 from .. import _core
 from .._arrays import (
@@ -21,6 +21,7 @@ from .._arrays import (
     as_vector,
     core_for,
 )
+from .._typing import ActivationName, Array, DType, Linearization, LossName, State
 from ..losses import Loss, as_loss
 from .initializers import INITIALIZERS
 
@@ -71,13 +72,13 @@ class MLP:
     def __init__(
         self,
         sizes: Sequence[int],
-        activation: str | Sequence[str] = "tanh",
+        activation: ActivationName | Sequence[ActivationName] = "tanh",
         *,
-        output_activation: str = "identity",
+        output_activation: ActivationName = "identity",
         bias: bool | Sequence[bool] = True,
         dtype: DTypeLike = "float32",
         seed: int | np.random.Generator | None = 0,
-        init: str = "glorot",
+        init: Literal["glorot", "he", "sparse", "zeros"] = "glorot",
     ) -> None:
         self._sizes = _as_sizes(sizes)
         num_layers = len(self._sizes) - 1
@@ -105,7 +106,7 @@ class MLP:
         return self._activations
 
     @property
-    def dtype(self) -> np.dtype[Any]:
+    def dtype(self) -> DType:
         """float32 or float64."""
         return self._dtype
 
@@ -120,7 +121,7 @@ class MLP:
         return int(self._architecture.num_params)
 
     @property
-    def params(self) -> Any:
+    def params(self) -> Array:
         """(P,) array of all parameters."""
         return self._params
 
@@ -129,16 +130,16 @@ class MLP:
         self._params[...] = as_vector(values, "params", self.num_params, self._dtype)
 
     @property
-    def weights(self) -> list[Any]:
+    def weights(self) -> list[Array]:
         """Views W_1 .. W_L of the parameters, W_l (d_l, d_{l-1})."""
         return [w for w, _ in self._layers()]
 
     @property
-    def biases(self) -> list[Any]:
+    def biases(self) -> list[Array]:
         """Views b_1 .. b_L of the parameters, (d_l,) or (0,) for a layer without bias."""
         return [b for _, b in self._layers()]
 
-    def _layers(self) -> Iterator[tuple[Any, Any]]:
+    def _layers(self) -> Iterator[tuple[Array, Array]]:
         for layer, (inputs, outputs) in enumerate(
             zip(self._sizes[:-1], self._sizes[1:], strict=True)
         ):
@@ -146,6 +147,14 @@ class MLP:
             b = self._architecture.bias_offset(layer)
             bias_size = outputs if self._bias[layer] else 0
             yield self._params[w:b].reshape(outputs, inputs), self._params[b : b + bias_size]
+
+    @property
+    def bias_places(self) -> list[slice]:
+        """Places of the biases of every layer in `params`."""
+        starts = [self._architecture.bias_offset(layer) for layer in range(self.num_layers)]
+        return [
+            slice(start, start + bias.size) for start, bias in zip(starts, self.biases, strict=True)
+        ]
 
     def __repr__(self) -> str:
         """Describe the architecture."""
@@ -160,12 +169,12 @@ class MLP:
         other._params = self._params.copy()
         return other
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> State:
         """Everything but the core's objects."""
         private = ("_core", "_architecture")
         return {key: value for key, value in self.__dict__.items() if key not in private}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         """Rebuild the core's objects; parameters in a read-only map of a file are copied."""
         self.__dict__.update(state)
         if type(self._params) is not np.ndarray or not self._params.flags.writeable:
@@ -175,7 +184,7 @@ class MLP:
             list(self._sizes), list(self._activations), list(self._bias)
         )
 
-    def __call__(self, X: ArrayLike, *, num_threads: int | None = None) -> Any:
+    def __call__(self, X: ArrayLike, *, num_threads: int | None = None) -> Array:
         """Outputs Z (N, C) for inputs X (N, d_0); 2 N P flops.
 
         Raises
@@ -185,11 +194,14 @@ class MLP:
         """
         threads = as_num_threads(num_threads)
         x = as_cases(X, self._sizes[0], self._dtype, threads)
-        return self._core.predict(self._architecture, params=self._params, x=x, num_threads=threads)
+        z: Array = self._core.predict(
+            self._architecture, params=self._params, x=x, num_threads=threads
+        )
+        return z
 
     def predict_mean(
-        self, X: ArrayLike, loss: str | Loss, *, num_threads: int | None = None
-    ) -> NDArray[Any]:
+        self, X: ArrayLike, loss: LossName | Loss, *, num_threads: int | None = None
+    ) -> Array:
         """Mean of the model's predictive law for inputs X (N, d_0); 2 N P flops.
 
         Where `net(X)` gives natural parameters, this is what the model expects y to be, after the
@@ -230,7 +242,7 @@ class MLP:
         law.num_targets(self._sizes[-1])  # refuses widths that the loss is not made for
         return law.mean_of_outputs(self(X, num_threads=threads), threads)
 
-    def jvp(self, X: ArrayLike, v: ArrayLike, *, num_threads: int | None = None) -> Any:
+    def jvp(self, X: ArrayLike, v: ArrayLike, *, num_threads: int | None = None) -> Array:
         """Directional derivatives of the outputs, J v.
 
         Parameters
@@ -252,7 +264,7 @@ class MLP:
         jv = self.linearize(X, num_threads=num_threads, chunk_size=chunk).jvp(rows)
         return np.moveaxis(jv, 0, 2) if is_block else jv[0]
 
-    def vjp(self, X: ArrayLike, u: ArrayLike, *, num_threads: int | None = None) -> Any:
+    def vjp(self, X: ArrayLike, u: ArrayLike, *, num_threads: int | None = None) -> Array:
         """Gradient of sum(u * net(X)), J'u.
 
         Parameters
@@ -271,28 +283,31 @@ class MLP:
         shape = (x.shape[0], self._sizes[-1])
         if cotangent.shape != shape:
             raise ValueError(f"u has shape {cotangent.shape}, wanted {shape}")
-        return self.linearize_checked(x, threads, self.one_pass_chunk_size).vjp(cotangent[None])[0]
+        linearization = self.linearize_checked(x, threads, self.one_pass_chunk_size)
+        gradient: Array = linearization.vjp(cotangent[None])[0]
+        return gradient
 
     def linearize(
         self, X: ArrayLike, *, num_threads: int | None = None, chunk_size: int | None = None
-    ) -> Any:
+    ) -> Linearization:
         """Linearise at the present parameters over X (N, d_0); the core's object, for operators."""
         threads, chunk = as_num_threads(num_threads), as_chunk_size(chunk_size)
         x = as_cases(X, self._sizes[0], self._dtype, threads)
         return self.linearize_checked(x, threads, chunk)
 
-    def linearize_checked(self, x: Any, num_threads: int, chunk_size: int) -> Any:
+    def linearize_checked(self, x: Array, num_threads: int, chunk_size: int) -> Linearization:
         """Linearise over cases that were checked already; chunk_size 0 stands for all."""
-        return self._core.Linearization(
+        linearization: Linearization = self._core.Linearization(
             self._architecture,
             params=self._params,
             x=x,
             num_threads=num_threads,
             chunk_size=chunk_size,
         )
+        return linearization
 
     @property
-    def layout(self) -> tuple[Any, ...]:
+    def layout(self) -> tuple[tuple[int, ...], tuple[bool, ...]]:
         """Widths, and which layers have biases: the order of the parameters."""
         return self._sizes, self._bias
 
@@ -374,7 +389,7 @@ def _as_generator(seed: int | np.random.Generator | None) -> np.random.Generator
     return np.random.default_rng(as_count(seed, "seed", 0))
 
 
-def as_net(net: Any) -> MLP:
+def as_net(net: object) -> MLP:
     """Return the net itself, or raise TypeError."""
     if not isinstance(net, MLP):
         raise TypeError(f"net must be an MLP, got {net!r}")
