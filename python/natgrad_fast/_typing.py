@@ -26,7 +26,6 @@ __all__ = [
     "CoreOperator",
     "DType",
     "Linearization",
-    "LossName",
     "State",
 ]
 
@@ -44,12 +43,4 @@ ActivationName: TypeAlias = Literal[
     "gelu",
     "silu",
     "sin",
-]
-LossName: TypeAlias = Literal[
-    "squared_error",
-    "softmax_cross_entropy",
-    "bernoulli_cross_entropy",
-    "poisson",
-    "student_t",
-    "gaussian_mean_variance",
 ]

@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._arrays import as_count, as_floats, as_num_threads, as_number, as_rows, core_for
-from .._typing import Linearization, LossName
-from ..losses.base import Loss
-from ..losses.standard import as_loss
+from .._typing import Linearization
+from ..losses import Loss, LossName, as_loss
 from ..model.batch import Batch
 from ..model.mlp import MLP
 from ..operators.curvature import Fisher
