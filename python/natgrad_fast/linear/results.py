@@ -37,6 +37,8 @@ class Status(enum.StrEnum):
     NON_FINITE = "non_finite"
     STOPPED = "stopped"
     INTERRUPTED = "interrupted"
+    SINGULAR = "singular"
+    OUT_OF_RANGE = "out_of_range"
 
     @property
     def success(self) -> bool:
@@ -60,6 +62,8 @@ _ADVICE = {
     Status.NON_FINITE: "NaN or Inf in a product or in b: check the operator, the net and the data.",
     Status.STOPPED: "The callback asked to stop.",
     Status.INTERRUPTED: "Stopped by Ctrl-C; x is the last iterate.",
+    Status.SINGULAR: "A + damping I is singular and b is not in its range: raise damping.",
+    Status.OUT_OF_RANGE: "x is beyond this float type: use float64, or scale A and b.",
 }
 
 

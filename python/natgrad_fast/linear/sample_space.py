@@ -317,7 +317,7 @@ class _Solve:
             return core.solve(self.shift, b)
         if self.method == "eigh":
             return core.solve_decomposed(self.shift, b)
-        if self.iterations >= self.max_iter:
+        if self.iterations >= self.max_iter or self._asked_to_stop():
             return np.zeros_like(b)
         if math.isnan(self.scale):
             self.scale = self._largest_eigenvalue(b)
@@ -361,6 +361,9 @@ class _Solve:
         residual: tuple[Any, float, float]
         residual = self.space.core.residual(self.side.g, x, shift=self.shifts)
         return residual
+
+    def _asked_to_stop(self) -> bool:
+        return self.inner is not None and self.inner.status in _STOPS
 
     def _stopped(self) -> bool:
         stops = (Status.STOPPED, Status.INTERRUPTED, Status.NON_FINITE)
