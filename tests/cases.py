@@ -187,6 +187,14 @@ def ids(case):
     return case.id
 
 
+def counted(problem):
+    """The problem without its cases of weight 0."""
+    if problem.weight is None:
+        return problem
+    keep = np.flatnonzero(problem.weight)
+    return problem._replace(x=problem.x[keep], y=problem.y[keep], weight=problem.weight[keep])
+
+
 def curvature(kind, problem, loss, **options):
     """The operator of one of CURVATURES."""
     net, x, y = problem.net, problem.x, problem.y
@@ -200,6 +208,9 @@ def curvature(kind, problem, loss, **options):
 
 def exact_curvature(kind, problem, loss, **options):
     """The dense oracle of the same matrix; the draws of "sampled" are those of the library."""
+    if kind == "sampled" and options.get("sample_weight") is not None:
+        problem = counted(problem._replace(weight=options["sample_weight"]))
+        options["sample_weight"] = problem.weight
     oracle, (theta, x, y) = problem.oracle, problem.args
     if kind == "fisher":
         return reference.fisher(oracle, loss, theta, x, **options)

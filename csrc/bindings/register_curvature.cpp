@@ -1,3 +1,5 @@
+#include <pybind11/stl.h>
+
 #include "bindings/registry.hpp"
 #include "curvature/gauss_newton.hpp"
 #include "curvature/hessian.hpp"
@@ -5,6 +7,19 @@
 
 namespace natgrad {
 namespace {
+
+using Pair = std::pair<double, double>;  // for weights, for biases
+Shift shift_of(const Pair& pair) {
+  return {pair.first, pair.second};
+}
+template <class Op>
+Pair get_shift(const Op& op) {
+  return {op.shift().weights, op.shift().biases};
+}
+template <class Op>
+void set_shift(Op& op, const Pair& pair) {
+  op.set_shift(shift_of(pair));
+}
 
 // Targets (N x num_targets) in panels, columns past N repeating the last case; empty for None.
 template <class T>
@@ -27,29 +42,33 @@ template <class T>
 void register_objective(py::module_& m) {
   using Obj = Objective<T>;
   py::class_<Obj>(m, "Objective", "Weighted mean of a loss over the targets of one batch, plus l2.")
-      .def(py::init([](const Loss& loss, const py::array& targets, const py::object& weights) {
+      .def(py::init([](const Loss& loss,
+                       const py::array& targets,
+                       const py::object& weights,
+                       const std::optional<double>& total_weight) {
              in<T>(targets, "y", 2);
              const Index num_cases = targets.shape(0);
              return Obj(loss,
                         pack_targets<T>(targets, num_cases, targets.shape(1)),
-                        case_weights<T>(num_cases, weights));
+                        case_weights<T>(num_cases, weights, total_weight));
            }),
            py::arg("loss"),
            py::kw_only(),
            py::arg("targets"),
-           py::arg("weights"))
+           py::arg("weights"),
+           py::arg("total_weight"))
       .def(
           "value",
           [](const Obj& h,
              const Architecture& net,
              const py::array& theta,
              const py::array& x,
-             double l2,
+             const Pair& l2,
              int num_threads) {
             const T* theta_data = in_shape<T>(theta, "params", {net.num_params});
             const T* x_data = in_shape<T>(x, "X", {h.num_cases(), net.num_inputs()});
             py::gil_scoped_release release;
-            return h.value(net, theta_data, x_data, l2, check_threads(num_threads));
+            return h.value(net, theta_data, x_data, shift_of(l2), check_threads(num_threads));
           },
           py::arg("net"),
           py::kw_only(),
@@ -60,7 +79,7 @@ void register_objective(py::module_& m) {
           "h at params (P,) for x (N, d_0).")
       .def(
           "value_and_gradient",
-          [](const Obj& h, Linearization<T>& lin, double l2) {
+          [](const Obj& h, Linearization<T>& lin, const Pair& l2) {
             check(lin.num_cases() == h.num_cases(),
                   "y has ",
                   h.num_cases(),
@@ -71,7 +90,7 @@ void register_objective(py::module_& m) {
             double value = 0;
             {
               py::gil_scoped_release release;
-              value = h.value_and_gradient(lin, l2, g_data);
+              value = h.value_and_gradient(lin, shift_of(l2), g_data);
             }
             return py::make_tuple(value, g);
           },
@@ -105,7 +124,7 @@ template <class T>
 void register_curvature(py::module_& m) {
   using Op = CurvatureOperator<T>;
   py::class_<Op, LinearOperator<T>, std::shared_ptr<Op>>(
-      m, "Curvature", "B + shift I, B = mean of J'M J for per-case output matrices M.")
+      m, "Curvature", "B + S, B = mean of J'M J for per-case output matrices M.")
       .def(py::init([](std::shared_ptr<Linearization<T>> lin,
                        const Loss& loss,
                        const std::string& kind,
@@ -113,7 +132,8 @@ void register_curvature(py::module_& m) {
                        std::uint64_t seed,
                        const py::object& targets,
                        const py::object& weights,
-                       double shift) {
+                       const std::optional<double>& total_weight,
+                       const Pair& shift) {
              CurvatureSpec<T> spec;
              spec.loss = loss;
              spec.kind = enum_from_name<OutputMatrixKind>(output_matrix_names, kind, "kind");
@@ -121,8 +141,9 @@ void register_curvature(py::module_& m) {
              spec.seed = seed;
              spec.targets = pack_targets<T>(
                  targets, lin->num_cases(), loss.num_targets(lin->net().num_outputs()));
-             auto case_w = case_weights<T>(lin->num_cases(), weights);
-             return std::make_shared<Op>(std::move(lin), std::move(spec), std::move(case_w), shift);
+             auto case_w = case_weights<T>(lin->num_cases(), weights, total_weight);
+             return std::make_shared<Op>(
+                 std::move(lin), std::move(spec), std::move(case_w), shift_of(shift));
            }),
            py::arg("linearization"),
            py::arg("loss"),
@@ -132,8 +153,9 @@ void register_curvature(py::module_& m) {
            py::arg("seed"),
            py::arg("targets"),
            py::arg("weights"),
+           py::arg("total_weight"),
            py::arg("shift"))
-      .def_property("shift", &Op::shift, &Op::set_shift)
+      .def_property("shift", &get_shift<Op>, &set_shift<Op>)
       .def_property_readonly("positive_semidefinite",
                              [](const Op& op) { return op.output().positive_semidefinite(); })
       .def_property_readonly("num_columns", [](const Op& op) { return op.output().num_columns(); })
@@ -147,7 +169,7 @@ void register_curvature(py::module_& m) {
           },
           py::arg("v"),
           py::arg("w"),
-          "v' (B + shift I) w.")
+          "v' (B + S) w.")
       .def(
           "quadratic_forms",
           [](Op& op, const py::array& v, const py::array& w) {
@@ -162,7 +184,7 @@ void register_curvature(py::module_& m) {
           },
           py::arg("v"),
           py::arg("w"),
-          "v'Av, v'Aw, w'Aw for A = B + shift I.")
+          "v'Av, v'Aw, w'Aw for A = B + S.")
       .def(
           "diagonal",
           [](Op& op) {
@@ -172,8 +194,8 @@ void register_curvature(py::module_& m) {
             op.diagonal(d_data);
             return d;
           },
-          "Diagonal of B + shift I (P,).")
-      .def("trace", &Op::trace, py::call_guard<py::gil_scoped_release>(), "Trace of B + shift I.")
+          "Diagonal of B + S (P,).")
+      .def("trace", &Op::trace, py::call_guard<py::gil_scoped_release>(), "Trace of B + S.")
       .def(
           "layer_block",
           [](Op& op, std::size_t layer) {
@@ -186,34 +208,35 @@ void register_curvature(py::module_& m) {
             return block;
           },
           py::arg("layer"),
-          "Diagonal block of B + shift I that belongs to the parameters of a layer.");
+          "Diagonal block of B + S that belongs to the parameters of a layer.");
 }
 
 template <class T>
 void register_hessian(py::module_& m) {
   using Op = HessianOperator<T>;
   py::class_<Op, LinearOperator<T>, std::shared_ptr<Op>>(
-      m, "Hessian", "H + shift I, H the Hessian of the mean loss.")
+      m, "Hessian", "H + S, H the Hessian of the mean loss.")
       .def(py::init([](const Architecture& net,
                        const Loss& loss,
                        const py::array& theta,
                        const py::array& x,
                        const py::array& targets,
                        const py::object& weights,
-                       double shift,
+                       const std::optional<double>& total_weight,
+                       const Pair& shift,
                        Index chunk_size,
                        int num_threads) {
              const T* theta_data = in_shape<T>(theta, "params", {net.num_params});
              const T* x_data = in_shape<T>(x, "X", {x.shape(0), net.num_inputs()});
              const Index num_cases = x.shape(0);
              auto panels = pack_targets<T>(targets, num_cases, loss.num_targets(net.num_outputs()));
-             auto case_w = case_weights<T>(num_cases, weights);
+             auto case_w = case_weights<T>(num_cases, weights, total_weight);
              const auto options = hessian_options<T>(num_threads, chunk_size);
              py::gil_scoped_release release;
              auto lin =
                  std::make_unique<Linearization<T>>(net, theta_data, x_data, num_cases, options);
              return std::make_shared<Op>(
-                 std::move(lin), loss, std::move(panels), std::move(case_w), shift);
+                 std::move(lin), loss, std::move(panels), std::move(case_w), shift_of(shift));
            }),
            py::arg("net"),
            py::arg("loss"),
@@ -222,11 +245,12 @@ void register_hessian(py::module_& m) {
            py::arg("x").none(false),
            py::arg("targets"),
            py::arg("weights"),
+           py::arg("total_weight"),
            py::arg("shift"),
            py::arg("chunk_size"),
            py::arg("num_threads"),
            py::keep_alive<1, 5>())  // x is read again for every chunk
-      .def_property("shift", &Op::shift, &Op::set_shift)
+      .def_property("shift", &get_shift<Op>, &set_shift<Op>)
       .def_property_readonly("num_threads", &Op::num_threads)
       .def_property_readonly("num_chunks", &Op::num_chunks);
   m.def(

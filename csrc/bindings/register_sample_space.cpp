@@ -46,7 +46,10 @@ void register_sample_space(py::module_& m) {
           "v += U w, in place.")
       .def(
           "residual",
-          [](Space& space, const py::array& g, const py::array& x, double shift) {
+          [](Space& space,
+             const py::array& g,
+             const py::array& x,
+             const std::pair<double, double>& shift) {
             const T* g_data = in<T>(g, "g", 1);
             const T* x_data = in_shape<T>(x, "x", {g.shape(0)});
             auto r = out<T>({g.shape(0)});
@@ -54,7 +57,7 @@ void register_sample_space(py::module_& m) {
             std::array<double, 2> numbers{};
             {
               py::gil_scoped_release release;
-              numbers = space.residual(g_data, x_data, shift, r_data);
+              numbers = space.residual(g_data, x_data, {shift.first, shift.second}, r_data);
             }
             return py::make_tuple(r, numbers[0], numbers[1]);
           },
@@ -62,7 +65,7 @@ void register_sample_space(py::module_& m) {
           py::arg("x"),
           py::kw_only(),
           py::arg("shift"),
-          "g - A x for A = U U' + shift I, its norm, and x'A x / 2 - g'x.")
+          "g - A x for A = U U' + S, its norm, and x'A x / 2 - g'x.")
       .def(
           "multiply_factor_transposed",
           [](Space& space, const py::array& v) {

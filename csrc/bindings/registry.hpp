@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -18,12 +19,15 @@ Enum enum_from_name(const std::array<std::string_view, n>& names,
   throw std::invalid_argument(std::string("unknown ") + what + " '" + name + "'");
 }
 
-// weights (N,) float64 or None.
+// weights (N,) float64 or None; total_weight None for their sum.
 template <class T>
-CaseWeights<T> case_weights(Index num_cases, const py::object& weights) {
-  if (weights.is_none()) return CaseWeights<T>(num_cases, nullptr);
-  return CaseWeights<T>(num_cases,
-                        in_shape<double>(weights.cast<py::array>(), "sample_weight", {num_cases}));
+CaseWeights<T> case_weights(Index num_cases,
+                            const py::object& weights,
+                            const std::optional<double>& total_weight = {}) {
+  const double* data = nullptr;
+  if (!weights.is_none())
+    data = in_shape<double>(weights.cast<py::array>(), "sample_weight", {num_cases});
+  return CaseWeights<T>(num_cases, data, total_weight.value_or(0.0));
 }
 
 void register_architecture(py::module_& m);

@@ -11,7 +11,7 @@ template <class T>
 CurvatureOperator<T>::CurvatureOperator(std::shared_ptr<Linearization<T>> linearization,
                                         CurvatureSpec<T> spec,
                                         CaseWeights<T> weights,
-                                        double shift)
+                                        Shift shift)
     : linearization_(std::move(linearization)),
       spec_(std::move(spec)),
       output_(spec_.loss,
@@ -44,8 +44,9 @@ OutputReader<T> CurvatureOperator<T>::prepare_outputs() {
 }
 
 template <class T>
-void CurvatureOperator<T>::multiply(const T* x, Index num_vectors, double shift, T* y) {
-  linearization_->multiply_gauss_newton(x, num_vectors, multiply_output_, shift, y);
+void CurvatureOperator<T>::multiply(const T* x, Index num_vectors, Shift shift, T* y) {
+  linearization_->multiply_gauss_newton(x, num_vectors, multiply_output_, shift.weights, y);
+  add_excess(linearization_->net(), shift, x, num_vectors, y);
 }
 
 template <class T>
@@ -56,8 +57,9 @@ double CurvatureOperator<T>::quadratic_form(const T* v, const T* w) {
         output_.inner(first, jv, jw, values.data() + first * Tile<T>::width);
       });
   double sum = weights_.mean(values.data());
-  if (shift_ != 0.0) sum += shift_ * Vectors<T>(size(), linearization_->num_threads()).dot(v, w);
-  return sum;
+  if (shift_.weights != 0.0)
+    sum += shift_.weights * Vectors<T>(size(), linearization_->num_threads()).dot(v, w);
+  return sum + excess_form(linearization_->net(), shift_, v, w);
 }
 
 template <class T>
@@ -73,11 +75,12 @@ std::array<double, 3> CurvatureOperator<T>::quadratic_forms(const T* v, const T*
       });
   std::array<double, 3> forms{
       weights_.mean(vv.data()), weights_.mean(vw.data()), weights_.mean(ww.data())};
-  if (shift_ != 0.0) {
-    Vectors<T> vectors(size(), linearization_->num_threads());
-    forms[0] += shift_ * vectors.dot(v, v);
-    forms[1] += shift_ * vectors.dot(v, w);
-    forms[2] += shift_ * vectors.dot(w, w);
+  const std::array<std::pair<const T*, const T*>, 3> pairs{{{v, v}, {v, w}, {w, w}}};
+  Vectors<T> vectors(size(), linearization_->num_threads());
+  for (std::size_t i = 0; i < 3; ++i) {
+    const auto [a, b] = pairs[i];
+    if (shift_.weights != 0.0) forms[i] += shift_.weights * vectors.dot(a, b);
+    forms[i] += excess_form(linearization_->net(), shift_, a, b);
   }
   return forms;
 }
@@ -159,7 +162,11 @@ void CurvatureOperator<T>::diagonal(T* out) {
       if (layer.has_bias) sum_cases(u, begin, end, first > 0, out + layer.bias_offset);
     });
   });
-  for (Index p = 0; shift_ != 0.0 && p < size(); ++p) out[p] += static_cast<T>(shift_);
+  for (Index p = 0; shift_.weights != 0.0 && p < size(); ++p)
+    out[p] += static_cast<T>(shift_.weights);
+  each_bias_range(net, [&](Index p, Index end) {
+    for (; p < end; ++p) out[p] += static_cast<T>(shift_.excess());
+  });
 }
 
 template <class T>
@@ -194,7 +201,10 @@ double CurvatureOperator<T>::trace() {
       }
     });
   });
-  return weights_.mean(values.data()) + shift_ * static_cast<double>(size());
+  Index num_biases = 0;
+  each_bias_range(net, [&](Index begin, Index end) { num_biases += end - begin; });
+  return weights_.mean(values.data()) + shift_.weights * static_cast<double>(size()) +
+         shift_.excess() * static_cast<double>(num_biases);
 }
 
 // out += the block of units r and s: sum over cases of h a_bar a_bar', h the only row of
@@ -275,7 +285,9 @@ void CurvatureOperator<T>::layer_block(std::size_t l, T* out) {
     });
   });
   const Index p = units * (layer.inputs + (layer.has_bias ? 1 : 0));
-  for (Index i = 0; shift_ != 0.0 && i < p; ++i) out[i * p + i] += static_cast<T>(shift_);
+  const Index first_bias = units * layer.inputs;
+  for (Index i = 0; i < p; ++i)
+    out[i * p + i] += static_cast<T>(i < first_bias ? shift_.weights : shift_.biases);
 }
 
 template class CurvatureOperator<float>;

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "net/linearization.hpp"
+#include "net/shift.hpp"
 #include "output/output_matrix.hpp"
 
 namespace natgrad {
@@ -18,20 +19,20 @@ struct CurvatureSpec {
   Panels<T> targets;       // (num_targets x N), empty where not needed
 };
 
-// B + shift I with B = sum_i w_i J_i' M_i J_i / sum_i w_i: the Fisher matrix, exact or sampled, the
+// B + S with B = sum_i w_i J_i' M_i J_i / sum_i w_i: the Fisher matrix, exact or sampled, the
 // generalized Gauss-Newton matrix and the empirical Fisher matrix (Martens, arXiv 1412.1193).
-// `shift` is damping + l2.
+// S = damping + l2, for weights and for biases.
 template <class T>
 class CurvatureOperator final : public LinearOperator<T> {
  public:
   CurvatureOperator(std::shared_ptr<Linearization<T>> linearization,
                     CurvatureSpec<T> spec,
                     CaseWeights<T> weights,
-                    double shift);
+                    Shift shift);
 
   Index size() const override { return linearization_->net().num_params; }
-  double shift() const { return shift_; }
-  void set_shift(double shift) { shift_ = shift; }
+  Shift shift() const { return shift_; }
+  void set_shift(Shift shift) { shift_ = shift; }
   Linearization<T>& linearization() { return *linearization_; }
   const OutputMatrices<T>& output() const { return output_; }
   const CaseWeights<T>& weights() const { return weights_; }
@@ -41,19 +42,19 @@ class CurvatureOperator final : public LinearOperator<T> {
   void apply_block(const T* x, Index num_vectors, T* y) override {
     multiply(x, num_vectors, shift_, y);
   }
-  // y_k = (B + shift I) x_k for a shift of the caller.
-  void multiply(const T* x, Index num_vectors, double shift, T* y);
-  // v' (B + shift I) w by two linearised forward passes, (Q'J v).(Q'J w) summed over cases; one if
+  // y_k = (B + S) x_k for an S of the caller.
+  void multiply(const T* x, Index num_vectors, Shift shift, T* y);
+  // v' (B + S) w by two linearised forward passes, (Q'J v).(Q'J w) summed over cases; one if
   // v == w.
   double quadratic_form(const T* v, const T* w);
-  // v'Av, v'Aw, w'Aw for A = B + shift I, by one linearised forward pass for each vector.
+  // v'Av, v'Aw, w'Aw for A = B + S, by one linearised forward pass for each vector.
   std::array<double, 3> quadratic_forms(const T* v, const T* w);
 
   // With u_l^{ic} the deltas of column c of Q_i, s_ic = +-1 its sign:
   //   diag_{W_l}[r, s] = sum_i w_i (sum_c s_ic u_l^{ic}[r]^2) a_{l-1}^i[s]^2
   // num_columns backward sweeps of 2 N P flops, one sum of outer products; nothing of size N x P.
   void diagonal(T* out);
-  // sum_i w_i sum_c s_ic sum_l |u_l^{ic}|^2 (|a_{l-1}^i|^2 + 1), P shift added.
+  // sum_i w_i sum_c s_ic sum_l |u_l^{ic}|^2 (|a_{l-1}^i|^2 + 1), tr S added.
   double trace();
   // The block of layer l (from 0), (p x p) with p its number of parameters. For each pair of units
   // a weighted Gram matrix of the inputs: N p^2 flops.
@@ -70,7 +71,7 @@ class CurvatureOperator final : public LinearOperator<T> {
   CurvatureSpec<T> spec_;
   OutputMatrices<T> output_;
   CaseWeights<T> weights_;
-  double shift_;
+  Shift shift_;
   OutputPass<T> multiply_output_;
 };
 

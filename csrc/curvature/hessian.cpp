@@ -21,7 +21,7 @@ HessianOperator<T>::HessianOperator(std::unique_ptr<Linearization<T>> linearizat
                                     Loss loss,
                                     Panels<T> targets,
                                     CaseWeights<T> weights,
-                                    double shift)
+                                    Shift shift)
     : linearization_(std::move(linearization)),
       loss_(loss),
       targets_(std::move(targets)),
@@ -222,12 +222,14 @@ void HessianOperator<T>::outer_products(const T* v, T* out) {
                           w);
     }
     if (layer.has_bias) sum_cases(ru.slice(0, count), begin, end, later, out + layer.bias_offset);
-    if (!last || shift_ == 0.0) return;
-    const auto add_shift = [&](Index p, Index p_end) {
-      for (; p < p_end; ++p) out[p] += static_cast<T>(shift_) * v[p];
+    if (!last) return;
+    const auto add_shift = [&](double shift, Index p, Index p_end) {
+      for (; shift != 0.0 && p < p_end; ++p) out[p] += static_cast<T>(shift) * v[p];
     };
-    add_shift(layer.weight_offset + begin * layer.inputs, layer.weight_offset + end * layer.inputs);
-    if (layer.has_bias) add_shift(layer.bias_offset + begin, layer.bias_offset + end);
+    const Index first = layer.weight_offset;
+    add_shift(shift_.weights, first + begin * layer.inputs, first + end * layer.inputs);
+    if (layer.has_bias)
+      add_shift(shift_.biases, layer.bias_offset + begin, layer.bias_offset + end);
   });
 }
 

@@ -3,11 +3,12 @@
 #include <memory>
 
 #include "net/linearization.hpp"
+#include "net/shift.hpp"
 #include "output/output_matrix.hpp"
 
 namespace natgrad {
 
-// H + shift I, H the Hessian of the objective's data term, by Pearlmutter's R-operator. With
+// H + S, H the Hessian of the objective's data term, by Pearlmutter's R-operator. With
 // g_l = dh/da_l, u_l = dh/ds_l = phi'_l . g_l, e_l = phi''_l . g_l at the parameters, and R of
 // linearization.hpp:
 //   R u_l = e_l . R s_l + phi'_l . R g_l
@@ -22,7 +23,7 @@ class HessianOperator final : public LinearOperator<T> {
                   Loss loss,
                   Panels<T> targets,
                   CaseWeights<T> weights,
-                  double shift);
+                  Shift shift);
 
   static double estimate_bytes(const Architecture& net,
                                Index num_cases,
@@ -31,8 +32,8 @@ class HessianOperator final : public LinearOperator<T> {
   Index size() const override { return linearization_->net().num_params; }
   int num_threads() const { return linearization_->num_threads(); }
   Index num_chunks() const { return linearization_->num_chunks(); }
-  double shift() const { return shift_; }
-  void set_shift(double shift) { shift_ = shift; }
+  Shift shift() const { return shift_; }
+  void set_shift(Shift shift) { shift_ = shift; }
 
   void apply(const T* x, T* y) override { apply_block(x, 1, y); }
   void apply_block(const T* x, Index num_vectors, T* y) override;
@@ -50,7 +51,7 @@ class HessianOperator final : public LinearOperator<T> {
   Panels<T> targets_;
   CaseWeights<T> weights_;
   OutputMatrices<T> output_;
-  double shift_;
+  Shift shift_;
 
   std::mutex mutex_;  // guards what follows
   Index loaded_ = -1;

@@ -5,6 +5,18 @@
 #include "linalg/vectors.hpp"
 
 namespace natgrad {
+namespace {
+
+// theta' S theta / 2
+template <class T>
+double penalty(const Architecture& net, const T* theta, Shift l2, int num_threads) {
+  double form = excess_form(net, l2, theta, theta);
+  if (l2.weights != 0.0)
+    form += l2.weights * Vectors<T>(net.num_params, num_threads).dot(theta, theta);
+  return 0.5 * form;
+}
+
+}  // namespace
 
 template <class T>
 Objective<T>::Objective(Loss loss, Panels<T> targets, CaseWeights<T> weights)
@@ -12,18 +24,17 @@ Objective<T>::Objective(Loss loss, Panels<T> targets, CaseWeights<T> weights)
 
 template <class T>
 double Objective<T>::value(
-    const Architecture& net, const T* theta, const T* x, double l2, int num_threads) const {
+    const Architecture& net, const T* theta, const T* x, Shift l2, int num_threads) const {
   Buffer<double> values(targets_.count() * Tile<T>::width);
   evaluate<T>(net, theta, x, num_cases(), num_threads, [&](Index, Index first, PanelView<T> z) {
     loss_values<T>(
         loss_, z, targets_.view().slice(first, z.count), values.data() + first * Tile<T>::width);
   });
-  Vectors<T> vectors(net.num_params, num_threads);
-  return weights_.mean(values.data()) + (l2 != 0.0 ? 0.5 * l2 * vectors.dot(theta, theta) : 0.0);
+  return weights_.mean(values.data()) + penalty(net, theta, l2, num_threads);
 }
 
 template <class T>
-double Objective<T>::value_and_gradient(Linearization<T>& linearization, double l2, T* g) const {
+double Objective<T>::value_and_gradient(Linearization<T>& linearization, Shift l2, T* g) const {
   Buffer<double> values(targets_.count() * Tile<T>::width);
   PanelView<const T> outputs;
   Index chunk_first = 0;
@@ -39,11 +50,12 @@ double Objective<T>::value_and_gradient(Linearization<T>& linearization, double 
     weights_.apply(first, u);
   };
   linearization.pull_back({prepare, seed}, 1, g);
-  if (l2 == 0.0) return weights_.mean(values.data());
-  Vectors<T> vectors(linearization.net().num_params, linearization.num_threads());
+  const Architecture& net = linearization.net();
   const T* theta = linearization.theta();
-  vectors.add(l2, theta, g);
-  return weights_.mean(values.data()) + 0.5 * l2 * vectors.dot(theta, theta);
+  const int num_threads = linearization.num_threads();
+  if (l2.weights != 0.0) Vectors<T>(net.num_params, num_threads).add(l2.weights, theta, g);
+  add_excess(net, l2, theta, 1, g);
+  return weights_.mean(values.data()) + penalty(net, theta, l2, num_threads);
 }
 
 template class Objective<float>;

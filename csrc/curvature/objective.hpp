@@ -1,7 +1,8 @@
-// The objective h(theta) = sum_i w_i L(y_i, z_i) / sum_i w_i + (l2 / 2) |theta|^2 of one batch.
+// The objective h(theta) = sum_i w_i L(y_i, z_i) / sum_i w_i + theta' S theta / 2 of one batch, S = l2.
 #pragma once
 
 #include "net/linearization.hpp"
+#include "net/shift.hpp"
 #include "output/loss.hpp"
 
 namespace natgrad {
@@ -15,9 +16,9 @@ class Objective {
 
   // h; x (N x d_0). Forward pass only: 2 N P flops, nothing kept.
   double value(
-      const Architecture& net, const T* theta, const T* x, double l2, int num_threads) const;
+      const Architecture& net, const T* theta, const T* x, Shift l2, int num_threads) const;
   // h, and g = dh/dtheta (P,), where the net was linearised. Backward pass only: 4 N P flops.
-  double value_and_gradient(Linearization<T>& linearization, double l2, T* g) const;
+  double value_and_gradient(Linearization<T>& linearization, Shift l2, T* g) const;
 
  private:
   Loss loss_;

@@ -98,7 +98,7 @@ void SampleSpace<T>::apply(const T* x, T* y) {
 }
 
 template <class T>
-std::array<double, 2> SampleSpace<T>::residual(const T* g, const T* x, double shift, T* out) {
+std::array<double, 2> SampleSpace<T>::residual(const T* g, const T* x, Shift shift, T* out) {
   curvature_->multiply(x, 1, shift, out);
   Vectors<T> vectors(lin().net().num_params, lin().num_threads());
   const auto [square, product] = vectors.subtract_and_dot(g, x, out);

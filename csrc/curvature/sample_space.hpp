@@ -31,8 +31,8 @@ class SampleSpace final : public LinearOperator<T> {
 
   // v = [v] + U w, with a start if `add`;  w (n,), v (P,).   4 N P flops.
   void multiply_factor(const T* w, T* v, bool add = false);
-  // out = g - A x for A = U U' + shift I; returns its norm, and x'A x / 2 - g'x = -x'(g + out) / 2.
-  std::array<double, 2> residual(const T* g, const T* x, double shift, T* out);
+  // out = g - A x for A = U U' + S; returns its norm, and x'A x / 2 - g'x = -x'(g + out) / 2.
+  std::array<double, 2> residual(const T* g, const T* x, Shift shift, T* out);
   // w = U'v.   4 N P flops.
   void multiply_factor_transposed(const T* v, T* w);
   // sqrt(w_i) r_i and w_i rest_i with dL/dz_i = Q_i r_i + rest_i (OutputMatrices::divide_factor), for

@@ -125,13 +125,13 @@ void gradient_of(Loss loss, const ConstPanelMap<T>& z, const ConstPanelMap<T>& y
 }  // namespace
 
 template <class T>
-CaseWeights<T>::CaseWeights(Index num_cases, const double* weights)
+CaseWeights<T>::CaseWeights(Index num_cases, const double* weights, double total)
     : num_cases_(num_cases),
       data_(Panels<T>::count_for(num_cases) * Tile<T>::width),
       roots_(data_.size()),
       exact_(num_cases) {
-  double sum = 0;
-  for (Index i = 0; i < num_cases; ++i) sum += weights ? weights[i] : 1.0;
+  double sum = total;
+  for (Index i = 0; total == 0 && i < num_cases; ++i) sum += weights ? weights[i] : 1.0;
   std::fill(data_.data(), data_.data() + data_.size(), T(0));
   std::fill(roots_.data(), roots_.data() + roots_.size(), T(0));
   for (Index i = 0; i < num_cases; ++i) {

@@ -24,7 +24,7 @@ from .linear import (
     sample_space_solve,
     solve,
 )
-from .model import MLP, value, value_and_grad
+from .model import MLP, Batch, value, value_and_grad
 from .operators import (
     GGN,
     EmpiricalFisher,
@@ -52,6 +52,7 @@ __all__ = [
     "MLP",
     "TEKFAC",
     "TKFAC",
+    "Batch",
     "BlockCGResult",
     "BlockSolveResult",
     "CGIterate",

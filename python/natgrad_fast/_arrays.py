@@ -10,7 +10,7 @@ import math
 import numbers
 from collections.abc import Iterable
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -44,8 +44,21 @@ def as_float_dtype(dtype: Any) -> np.dtype[Any]:
     return np.dtype(np.float32) if result.itemsize == 4 else np.dtype(np.float64)
 
 
-def _threads_for(size: int) -> int:
-    return default_num_threads() if size >= _LARGE else 1
+def all_finite(a: NDArray[Any], num_threads: int = 1) -> bool:
+    """Whether a contiguous array has neither NaN nor Inf."""
+    return bool(core_for(a.dtype).all_finite(a, num_threads=num_threads))
+
+
+def dot(v: NDArray[Any], w: NDArray[Any], num_threads: int = 1) -> float:
+    """Inner product of two contiguous vectors, accumulated in double; same bits for any threads."""
+    return float(core_for(v.dtype).dot(v, w, num_threads=num_threads))
+
+
+def _threads_for(size: int, num_threads: int | None = None) -> int:
+    """Threads that read an array; no more than the user allows."""
+    if size < _LARGE:
+        return 1
+    return default_num_threads() if num_threads is None else num_threads
 
 
 def is_sparse(x: Any) -> bool:
@@ -139,10 +152,16 @@ def _column_as_plain(column: Any, name: str) -> Any:
     return column.to_numpy(dtype=dtype)
 
 
-def as_floats(x: ArrayLike, name: str, dtype: np.dtype[Any], ndim: int | tuple[int, ...]) -> Any:
+def as_floats(
+    x: ArrayLike,
+    name: str,
+    dtype: np.dtype[Any],
+    ndim: int | tuple[int, ...],
+    num_threads: int | None = None,
+) -> Any:
     """A finite, C-contiguous, aligned array of `dtype`; `x` itself where it is one already."""
     a = _as_contiguous(x, name, dtype, ndim)
-    if not core_for(dtype).all_finite(a, num_threads=_threads_for(a.size)):
+    if not all_finite(a, _threads_for(a.size, num_threads)):
         raise _not_finite(a, name)
     return a
 
@@ -169,9 +188,11 @@ def _not_finite(a: Any, name: str) -> ValueError:
     return ValueError(f"{name} has NaN or Inf (in {a.dtype}) at {_first(~np.isfinite(a))}")
 
 
-def as_cases(x: ArrayLike, num_inputs: int, dtype: np.dtype[Any]) -> Any:
+def as_cases(
+    x: ArrayLike, num_inputs: int, dtype: np.dtype[Any], num_threads: int | None = None
+) -> Any:
     """Inputs X (N, num_inputs), N >= 1."""
-    result = as_floats(x, "X", dtype, 2)
+    result = as_floats(x, "X", dtype, 2, num_threads)
     if result.shape[1] != num_inputs:
         raise ValueError(f"X has {result.shape[1]} columns, the net expects {num_inputs}")
     if result.shape[0] == 0:
@@ -218,10 +239,8 @@ def as_right_hand_sides(
     return as_vector(a, name, size, dtype)[None], False
 
 
-def as_sample_weight(sample_weight: ArrayLike | None, num_cases: int) -> NDArray[np.float64] | None:
-    """Weights (N,) >= 0 with a positive sum, or None."""
-    if sample_weight is None:
-        return None
+def as_sample_weight(sample_weight: ArrayLike, num_cases: int) -> NDArray[np.float64]:
+    """Weights (N,) >= 0 with a positive sum."""
     w: NDArray[np.float64]
     w = as_vector(sample_weight, "sample_weight", num_cases, np.dtype(np.float64))
     if (w < 0).any():
@@ -265,6 +284,26 @@ def _shown(x: Any) -> str:
         return "a number beyond the range of floats"
     bits = int(x).bit_length()
     return str(x) if bits <= 256 else f"an integer of {bits} bits"
+
+
+class Decay(NamedTuple):
+    """Weight decay of weights and of biases."""
+
+    weights: float
+    biases: float
+
+
+def as_decay(x: Any, name: str) -> Decay:
+    """One number >= 0 for weights and biases, or two."""
+    if not isinstance(x, tuple | list):
+        return Decay(*2 * (as_number(x, name, minimum=0.0),))
+    if len(x) != 2:
+        raise ValueError(f"{name} must be a number or (weights, biases), got {len(x)} numbers")
+    weights, biases = (
+        as_number(part, f"{name} of {what}", minimum=0.0)
+        for part, what in zip(x, Decay._fields, strict=True)
+    )
+    return Decay(weights, biases)
 
 
 def as_dampings(x: ArrayLike, name: str) -> NDArray[np.float64]:

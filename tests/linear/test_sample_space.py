@@ -43,7 +43,7 @@ def test_kernel_and_factor(case, kind, dtype, tol, rng):
     n = space.shape[0]
     outputs = case.sizes[-1] - (case.loss == SOFTMAX)
     columns = {"sampled": 2, "empirical": 1}.get(kind, outputs)
-    assert space.shape == (case.n * columns,) * 2
+    assert space.shape == (len(cases.counted(problem).x) * columns,) * 2
     factor = np.stack([space.multiply_factor(e) for e in np.eye(n, dtype=dtype)], axis=1)
     factor = factor.astype(float)
     assert_close(factor @ factor.T, build(kind, problem, case.loss).to_dense(), tol.product)

@@ -70,7 +70,9 @@ def test_columns_are_those_of_single_solves(method, damping, dtype):
             assert np.abs(column.x - single.x).max(initial=0.0) <= 1e-2 * scale
 
 
-@pytest.mark.parametrize("layout", [np.asfortranarray, lambda a: a[:, ::-1][:, ::-1], np.ndarray.tolist])
+@pytest.mark.parametrize(
+    "layout", [np.asfortranarray, lambda a: a[:, ::-1][:, ::-1], np.ndarray.tolist]
+)
 def test_layouts_of_a_block(layout, dtype):
     fisher, g = set_up(dtype)
     for method in ("cg", "sample_space"):

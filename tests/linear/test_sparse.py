@@ -115,7 +115,7 @@ def test_other_matrices_are_taken_as_A(dtype):
     assert same_bits(ng.cg(np.asfortranarray(dense), b).iterations, expected.iterations)
     assert_close(ng.cg(dense.tolist(), b).x, expected.x, 1e-4)
     for wrong in ("A", 3.0, None, b, [b]):
-        with pytest.raises((TypeError, ValueError), match="A (must be|has)"):
+        with pytest.raises((TypeError, ValueError), match=r"A (must be|has)"):
             ng.cg(wrong, b)
     for wrong in (ng.Fisher, np.ndarray, ng.MLP):
         with pytest.raises(TypeError, match=f"A is the class {wrong.__name__}, wanted an instance"):

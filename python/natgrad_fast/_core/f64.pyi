@@ -88,41 +88,41 @@ class Objective:
     """
     Weighted mean of a loss over the targets of one batch, plus l2.
     """
-    def __init__(self, loss: natgrad_fast._core.Loss, *, targets: numpy.ndarray, weights: typing.Any) -> None:
+    def __init__(self, loss: natgrad_fast._core.Loss, *, targets: numpy.ndarray, weights: typing.Any, total_weight: typing.SupportsFloat | typing.SupportsIndex | None) -> None:
         ...
-    def value(self, net: natgrad_fast._core.Architecture, *, params: numpy.ndarray, x: numpy.ndarray, l2: typing.SupportsFloat | typing.SupportsIndex, num_threads: typing.SupportsInt | typing.SupportsIndex) -> float:
+    def value(self, net: natgrad_fast._core.Architecture, *, params: numpy.ndarray, x: numpy.ndarray, l2: tuple[typing.SupportsFloat | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex], num_threads: typing.SupportsInt | typing.SupportsIndex) -> float:
         """
         h at params (P,) for x (N, d_0).
         """
-    def value_and_gradient(self, linearization: Linearization, *, l2: typing.SupportsFloat | typing.SupportsIndex) -> tuple[float, numpy.typing.NDArray[numpy.float64]]:
+    def value_and_gradient(self, linearization: Linearization, *, l2: tuple[typing.SupportsFloat | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]) -> tuple[float, numpy.typing.NDArray[numpy.float64]]:
         """
         h and dh/dparams (P,) at the params of the linearisation.
         """
 class Curvature(LinearOperator):
     """
-    B + shift I, B = mean of J'M J for per-case output matrices M.
+    B + S, B = mean of J'M J for per-case output matrices M.
     """
-    def __init__(self, linearization: Linearization, loss: natgrad_fast._core.Loss, *, kind: str, num_samples: typing.SupportsInt | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex, targets: typing.Any, weights: typing.Any, shift: typing.SupportsFloat | typing.SupportsIndex) -> None:
+    def __init__(self, linearization: Linearization, loss: natgrad_fast._core.Loss, *, kind: str, num_samples: typing.SupportsInt | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex, targets: typing.Any, weights: typing.Any, total_weight: typing.SupportsFloat | typing.SupportsIndex | None, shift: tuple[typing.SupportsFloat | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]) -> None:
         ...
     def diagonal(self) -> numpy.typing.NDArray[numpy.float64]:
         """
-        Diagonal of B + shift I (P,).
+        Diagonal of B + S (P,).
         """
     def layer_block(self, layer: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float64]:
         """
-        Diagonal block of B + shift I that belongs to the parameters of a layer.
+        Diagonal block of B + S that belongs to the parameters of a layer.
         """
     def quadratic_form(self, v: numpy.ndarray, w: numpy.ndarray) -> float:
         """
-        v' (B + shift I) w.
+        v' (B + S) w.
         """
     def quadratic_forms(self, v: numpy.ndarray, w: numpy.ndarray) -> tuple[float, float, float]:
         """
-        v'Av, v'Aw, w'Aw for A = B + shift I.
+        v'Av, v'Aw, w'Aw for A = B + S.
         """
     def trace(self) -> float:
         """
-        Trace of B + shift I.
+        Trace of B + S.
         """
     @property
     def num_columns(self) -> int:
@@ -131,16 +131,16 @@ class Curvature(LinearOperator):
     def positive_semidefinite(self) -> bool:
         ...
     @property
-    def shift(self) -> float:
+    def shift(self) -> tuple[float, float]:
         ...
     @shift.setter
-    def shift(self, arg1: typing.SupportsFloat | typing.SupportsIndex) -> None:
+    def shift(self, arg1: tuple[typing.SupportsFloat | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]) -> None:
         ...
 class Hessian(LinearOperator):
     """
-    H + shift I, H the Hessian of the mean loss.
+    H + S, H the Hessian of the mean loss.
     """
-    def __init__(self, net: natgrad_fast._core.Architecture, loss: natgrad_fast._core.Loss, *, params: numpy.ndarray, x: numpy.ndarray, targets: numpy.ndarray, weights: typing.Any, shift: typing.SupportsFloat | typing.SupportsIndex, chunk_size: typing.SupportsInt | typing.SupportsIndex, num_threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+    def __init__(self, net: natgrad_fast._core.Architecture, loss: natgrad_fast._core.Loss, *, params: numpy.ndarray, x: numpy.ndarray, targets: numpy.ndarray, weights: typing.Any, total_weight: typing.SupportsFloat | typing.SupportsIndex | None, shift: tuple[typing.SupportsFloat | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex], chunk_size: typing.SupportsInt | typing.SupportsIndex, num_threads: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
     @property
     def num_chunks(self) -> int:
@@ -149,10 +149,10 @@ class Hessian(LinearOperator):
     def num_threads(self) -> int:
         ...
     @property
-    def shift(self) -> float:
+    def shift(self) -> tuple[float, float]:
         ...
     @shift.setter
-    def shift(self, arg1: typing.SupportsFloat | typing.SupportsIndex) -> None:
+    def shift(self, arg1: tuple[typing.SupportsFloat | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]) -> None:
         ...
 class SampleSpace(LinearOperator):
     """
@@ -198,9 +198,9 @@ class SampleSpace(LinearOperator):
         """
         Layer Grams, for products with K.
         """
-    def residual(self, g: numpy.ndarray, x: numpy.ndarray, *, shift: typing.SupportsFloat | typing.SupportsIndex) -> tuple[numpy.typing.NDArray[numpy.float64], float, float]:
+    def residual(self, g: numpy.ndarray, x: numpy.ndarray, *, shift: tuple[typing.SupportsFloat | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]) -> tuple[numpy.typing.NDArray[numpy.float64], float, float]:
         """
-        g - A x for A = U U' + shift I, its norm, and x'A x / 2 - g'x.
+        g - A x for A = U U' + S, its norm, and x'A x / 2 - g'x.
         """
     def solve(self, shift: typing.SupportsFloat | typing.SupportsIndex, b: numpy.ndarray) -> typing.Any:
         """

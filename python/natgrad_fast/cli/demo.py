@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from .._typing import ActivationName, LossName
 from ..config import default_num_threads
 from ..model.batch import value
 from ..model.mlp import MLP
@@ -26,8 +27,8 @@ from ..training.optimizer import NaturalGradient
 __all__ = ["run_demo"]
 
 SIZES = (64, 128, 64, 10)
-ACTIVATION = "tanh"
-LOSS = "softmax_cross_entropy"
+ACTIVATION: ActivationName = "tanh"
+LOSS: LossName = "softmax_cross_entropy"
 L2 = 1e-4
 DAMPING = 1.0
 CG_ITERATIONS = 50

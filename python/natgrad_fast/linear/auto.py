@@ -88,7 +88,7 @@ def solve(
     if y is not None:
         if is_block:
             raise ValueError(f"y is the origin of a single g (P,), got K = {len(rows)} columns")
-        matrix.loss.targets(y, matrix.num_cases, matrix.sizes[-1], matrix.dtype)
+        matrix.as_targets(y)
     damping = as_number(damping, "damping", minimum=0.0)
     max_bytes = as_number(max_bytes, "max_bytes", above=0.0)
     estimates = _estimates(matrix, rows, damping, rtol, max_iter)
@@ -189,7 +189,7 @@ def _estimates(
 ) -> dict[str, Estimate]:
     rtol = as_number(rtol, "rtol", minimum=0.0)
     max_iter = as_count(max_iter, "max_iter", 1)
-    shift = matrix.l2 + matrix.damping + damping
+    shift = matrix.decay.weights + matrix.damping + damping
     size, itemsize, count = float(matrix.shape[0]), matrix.dtype.itemsize, float(len(rows))
     product = matrix.flops_per_product
     factored = matrix if isinstance(matrix, GaussNewtonMatrix) else None
@@ -243,7 +243,7 @@ def _kfac_estimate(
 
 def _kfac(matrix: GaussNewtonMatrix, damping: float) -> Any:
     """K-FAC on what `matrix` has linearised, for `cg`; None if the moments are not finite."""
-    shift = matrix.l2 + matrix.damping + damping
+    shift = matrix.decay.weights + matrix.damping + damping
     if shift <= 0.0:
         raise ValueError("method 'kfac_cg' needs damping + l2 > 0")
     lin = matrix.linearization
@@ -282,7 +282,7 @@ def _cg_iterations(matrix: CurvatureMatrix, g: Any, shift: float, rtol: float, m
         return 1
     if shift <= 0.0 or rtol <= 0.0:
         return int(most)
-    own = matrix.l2 + matrix.damping
+    own = matrix.decay.weights + matrix.damping
     mu = matrix.quadratic_form(g) / square - own
     if not math.isfinite(mu):
         return int(most)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import math
 import numbers
 import time
@@ -63,7 +65,7 @@ def _solve(
     max_iter = as_count(max_iter, "max_iter", 1)
     callback = as_callback(callback)
     dampings, is_scalar = _as_dampings(damping)
-    fixed = matrix.l2 + matrix.damping
+    fixed = matrix.decay.weights + matrix.damping
     if dampings.min() + fixed <= 0.0:
         raise ValueError("damping + l2 must be > 0: the matrix alone is singular")
     if method == "auto":
@@ -123,33 +125,35 @@ def _solve_columns(
 ) -> list[SolveResult]:
     """One column after the other; those behind a stop are not begun and x = 0."""
     norms, quadratics = np.array([side.norm for side in sides]), np.zeros(len(sides))
+    calls = itertools.count(1)
     results: list[SolveResult] = []
     for k, side in enumerate(sides):
         if results and results[-1].status in _STOPS:
-            results.append(
-                SolveResult(
-                    status=results[-1].status,
-                    iterations=0,
-                    residual_norm=side.norm,
-                    quadratic=0.0,
-                    matvecs=0,
-                    seconds=0.0,
-                    flops=0.0,
-                    x=np.zeros_like(side.g),
-                    method=results[-1].method,
-                )
-            )
+            results.append(_not_begun(side, results[-1]))
             continue
-        done = sum(result.iterations for result in results)
 
-        def of_block(i: int, norm: float, phi: float, k: int = k, done: int = done) -> Any:
+        def of_block(_: int, norm: float, phi: float, k: int = k) -> object:
             assert callback is not None
             norms[k], quadratics[k] = norm, phi
-            return callback(done + i, norms.copy(), quadratics.copy())
+            return callback(next(calls), norms.copy(), quadratics.copy())
 
         results.append(solve_one(side, None if callback is None else of_block))
         norms[k], quadratics[k] = results[-1].residual_norm, results[-1].quadratic
     return results
+
+
+def _not_begun(side: _RightHandSide, last: SolveResult) -> SolveResult:
+    """x = 0, for a column behind one that was stopped."""
+    return dataclasses.replace(
+        last,
+        iterations=0,
+        residual_norm=side.norm,
+        quadratic=0.0,
+        matvecs=0,
+        seconds=0.0,
+        flops=0.0,
+        x=np.zeros_like(side.g),
+    )
 
 
 class _RightHandSide:
@@ -173,7 +177,7 @@ class _RightHandSide:
     @staticmethod
     def _targets(matrix: GaussNewtonMatrix, g: Any, y: Any) -> Any:
         if y is not None:
-            return matrix.loss.targets(y, matrix.num_cases, matrix.sizes[-1], matrix.dtype)
+            return matrix.as_targets(y)
         if g is not None:
             return None
         if isinstance(matrix, EmpiricalFisher):
@@ -185,8 +189,8 @@ class _RightHandSide:
         self.r, rest, complete = space.core.split_gradient(targets, num_outputs=matrix.sizes[-1])
         if not complete:
             self.h = matrix.linearization.vjp(rest[None])[0]
-        if matrix.l2 > 0.0:
-            decay = matrix.dtype.type(matrix.l2) * matrix.linearization.params
+        if matrix.decay.weights > 0.0:
+            decay = matrix.dtype.type(matrix.decay.weights) * matrix.linearization.params
             self.h = decay if self.h is None else self.h + decay
 
     def _sum(self, space: SampleSpace) -> Any:
@@ -341,7 +345,7 @@ class _Solve:
         self.matvecs += 1
         self.flops += self.matrix.flops_per_product
         residual: tuple[Any, float, float]
-        residual = self.space.core.residual(self.side.g, x, shift=self.shift)
+        residual = self.space.core.residual(self.side.g, x, shift=(self.shift, self.shift))
         return residual
 
     def _stopped(self) -> bool:

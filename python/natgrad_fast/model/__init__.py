@@ -1,6 +1,6 @@
 """The net, and the batch that its objective is a mean over."""
 
-from .batch import value, value_and_grad
+from .batch import Batch, value, value_and_grad
 from .mlp import MLP
 
-__all__ = ["MLP", "value", "value_and_grad"]
+__all__ = ["MLP", "Batch", "value", "value_and_grad"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -21,6 +21,7 @@ from .._arrays import (
     as_vector,
     core_for,
 )
+from .._typing import ActivationName, Array, DType, Linearization, State
 from .initializers import INITIALIZERS
 
 __all__ = ["MLP"]
@@ -69,13 +70,13 @@ class MLP:
     def __init__(
         self,
         sizes: Sequence[int],
-        activation: str | Sequence[str] = "tanh",
+        activation: ActivationName | Sequence[ActivationName] = "tanh",
         *,
-        output_activation: str = "identity",
+        output_activation: ActivationName = "identity",
         bias: bool | Sequence[bool] = True,
         dtype: DTypeLike = "float32",
         seed: int | np.random.Generator | None = 0,
-        init: str = "glorot",
+        init: Literal["glorot", "he", "sparse", "zeros"] = "glorot",
     ) -> None:
         self._sizes = _as_sizes(sizes)
         num_layers = len(self._sizes) - 1
@@ -103,7 +104,7 @@ class MLP:
         return self._activations
 
     @property
-    def dtype(self) -> np.dtype[Any]:
+    def dtype(self) -> DType:
         """float32 or float64."""
         return self._dtype
 
@@ -118,7 +119,7 @@ class MLP:
         return int(self._architecture.num_params)
 
     @property
-    def params(self) -> Any:
+    def params(self) -> Array:
         """(P,) array of all parameters."""
         return self._params
 
@@ -127,16 +128,16 @@ class MLP:
         self._params[...] = as_vector(values, "params", self.num_params, self._dtype)
 
     @property
-    def weights(self) -> list[Any]:
+    def weights(self) -> list[Array]:
         """Views W_1 .. W_L of the parameters, W_l (d_l, d_{l-1})."""
         return [w for w, _ in self._layers()]
 
     @property
-    def biases(self) -> list[Any]:
+    def biases(self) -> list[Array]:
         """Views b_1 .. b_L of the parameters, (d_l,) or (0,) for a layer without bias."""
         return [b for _, b in self._layers()]
 
-    def _layers(self) -> Iterator[tuple[Any, Any]]:
+    def _layers(self) -> Iterator[tuple[Array, Array]]:
         for layer, (inputs, outputs) in enumerate(
             zip(self._sizes[:-1], self._sizes[1:], strict=True)
         ):
@@ -158,20 +159,22 @@ class MLP:
         other._params = self._params.copy()
         return other
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> State:
         """Everything but the core's objects."""
         private = ("_core", "_architecture")
         return {key: value for key, value in self.__dict__.items() if key not in private}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Rebuild the core's objects."""
+    def __setstate__(self, state: dict[str, object]) -> None:
+        """Rebuild the core's objects; parameters in a read-only map of a file are copied."""
         self.__dict__.update(state)
+        if type(self._params) is not np.ndarray or not self._params.flags.writeable:
+            self._params = np.array(self._params, subok=False)
         self._core = core_for(self._dtype)
         self._architecture = _core.Architecture(
             list(self._sizes), list(self._activations), list(self._bias)
         )
 
-    def __call__(self, X: ArrayLike, *, num_threads: int | None = None) -> Any:
+    def __call__(self, X: ArrayLike, *, num_threads: int | None = None) -> Array:
         """Outputs Z (N, C) for inputs X (N, d_0); 2 N P flops.
 
         Raises
@@ -179,12 +182,14 @@ class MLP:
         ValueError, TypeError
             If X is not (N, d_0), N >= 1, of finite real numbers.
         """
-        x = as_cases(X, self._sizes[0], self._dtype)
-        return self._core.predict(
-            self._architecture, params=self._params, x=x, num_threads=as_num_threads(num_threads)
+        threads = as_num_threads(num_threads)
+        x = as_cases(X, self._sizes[0], self._dtype, threads)
+        z: Array = self._core.predict(
+            self._architecture, params=self._params, x=x, num_threads=threads
         )
+        return z
 
-    def jvp(self, X: ArrayLike, v: ArrayLike, *, num_threads: int | None = None) -> Any:
+    def jvp(self, X: ArrayLike, v: ArrayLike, *, num_threads: int | None = None) -> Array:
         """Directional derivatives of the outputs, J v.
 
         Parameters
@@ -206,7 +211,7 @@ class MLP:
         jv = self.linearize(X, num_threads=num_threads, chunk_size=chunk).jvp(rows)
         return np.moveaxis(jv, 0, 2) if is_block else jv[0]
 
-    def vjp(self, X: ArrayLike, u: ArrayLike, *, num_threads: int | None = None) -> Any:
+    def vjp(self, X: ArrayLike, u: ArrayLike, *, num_threads: int | None = None) -> Array:
         """Gradient of sum(u * net(X)), J'u.
 
         Parameters
@@ -219,29 +224,37 @@ class MLP:
         -------
         (P,) array
         """
-        x = as_cases(X, self._sizes[0], self._dtype)
+        threads = as_num_threads(num_threads)
+        x = as_cases(X, self._sizes[0], self._dtype, threads)
         cotangent = as_floats(u, "u", self._dtype, 2)
         shape = (x.shape[0], self._sizes[-1])
         if cotangent.shape != shape:
             raise ValueError(f"u has shape {cotangent.shape}, wanted {shape}")
-        chunk = self.one_pass_chunk_size
-        return self.linearize(x, num_threads=num_threads, chunk_size=chunk).vjp(cotangent[None])[0]
+        linearization = self.linearize_checked(x, threads, self.one_pass_chunk_size)
+        gradient: Array = linearization.vjp(cotangent[None])[0]
+        return gradient
 
     def linearize(
         self, X: ArrayLike, *, num_threads: int | None = None, chunk_size: int | None = None
-    ) -> Any:
+    ) -> Linearization:
         """Linearise at the present parameters over X (N, d_0); the core's object, for operators."""
-        x = as_cases(X, self._sizes[0], self._dtype)
-        return self._core.Linearization(
+        threads, chunk = as_num_threads(num_threads), as_chunk_size(chunk_size)
+        x = as_cases(X, self._sizes[0], self._dtype, threads)
+        return self.linearize_checked(x, threads, chunk)
+
+    def linearize_checked(self, x: Array, num_threads: int, chunk_size: int) -> Linearization:
+        """Linearise over cases that were checked already; chunk_size 0 stands for all."""
+        linearization: Linearization = self._core.Linearization(
             self._architecture,
             params=self._params,
             x=x,
-            num_threads=as_num_threads(num_threads),
-            chunk_size=as_chunk_size(chunk_size),
+            num_threads=num_threads,
+            chunk_size=chunk_size,
         )
+        return linearization
 
     @property
-    def layout(self) -> tuple[Any, ...]:
+    def layout(self) -> tuple[tuple[int, ...], tuple[bool, ...]]:
         """Widths, and which layers have biases: the order of the parameters."""
         return self._sizes, self._bias
 
@@ -303,7 +316,7 @@ def _as_generator(seed: int | np.random.Generator | None) -> np.random.Generator
     return np.random.default_rng(as_count(seed, "seed", 0))
 
 
-def as_net(net: Any) -> MLP:
+def as_net(net: object) -> MLP:
     """Return the net itself, or raise TypeError."""
     if not isinstance(net, MLP):
         raise TypeError(f"net must be an MLP, got {net!r}")

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, overload
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from .._arrays import as_floats, as_num_threads, as_number, as_real, as_rows, as_vector, core_for
+from .._arrays import as_floats, as_num_threads, as_number, as_real, as_rows, as_vector, dot
+from .._typing import Array, DType
 
 __all__ = ["Operator", "Role"]
 
@@ -47,17 +48,17 @@ class Operator:
     _sum_of: ClassVar[Callable[[Sequence[tuple[float, Any]]], Operator]]
     _product_of: ClassVar[Callable[[Operator, Operator], Operator]]
     shape: tuple[int, int]
-    dtype: np.dtype[Any]
+    dtype: DType
     role: Role = "matrix"
     layout: Any = None
     num_threads: int | None = None
     flops_per_product: float = math.nan
 
-    def _apply(self, rows: Any) -> Any:
+    def _apply(self, rows: Array) -> Array:
         """A x for the rows of a (K, shape[1]) array, as a contiguous (K, shape[0]) array."""
         raise NotImplementedError
 
-    def _apply_transpose(self, rows: Any) -> Any:
+    def _apply_transpose(self, rows: Array) -> Array:
         """A'x for the rows of a (K, shape[0]) array, as a contiguous (K, shape[1]) array."""
         raise NotImplementedError
 
@@ -69,13 +70,19 @@ class Operator:
         """Name, shape and dtype."""
         return f"<{self.shape[0]}x{self.shape[1]} {type(self).__name__}, {self.dtype}>"
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NoReturn:
-        """Refuse to become an array by accident."""
-        raise TypeError(
-            f"{self!r} is no array: multiply with @, or form the matrix with its to_dense()"
-        )
+    if not TYPE_CHECKING:  # which is to say the same of np.asarray(operator)
 
-    def __matmul__(self, v: Any) -> Any:
+        def __array__(self, dtype: Any = None, copy: bool | None = None) -> NoReturn:
+            """Refuse to become an array by accident."""
+            raise TypeError(
+                f"{self!r} is no array: multiply with @, or form the matrix with its to_dense()"
+            )
+
+    @overload
+    def __matmul__(self, v: Operator) -> Operator: ...
+    @overload
+    def __matmul__(self, v: ArrayLike) -> Array: ...
+    def __matmul__(self, v: Operator | ArrayLike) -> Operator | Array:
         """A v for a vector (n,) or a block of K vectors (n, K); A B for an operator B."""
         if isinstance(v, Operator):
             return Operator._product_of(self, v)
@@ -83,7 +90,7 @@ class Operator:
         product = self._apply(rows)
         return product.T if is_block else product[0]
 
-    def __rmatmul__(self, u: ArrayLike) -> Any:
+    def __rmatmul__(self, u: ArrayLike) -> Array:
         """U A for a row vector (m,) or K of them (K, m)."""
         a, size = as_real(u, "u"), self.shape[0]
         if a.ndim not in (1, 2) or a.shape[-1] != size:
@@ -131,21 +138,21 @@ class Operator:
         """-A."""
         return self * -1.0
 
-    def matvec(self, v: ArrayLike) -> Any:
+    def matvec(self, v: ArrayLike) -> Array:
         """A v for a vector (n,) or (n, 1), as SciPy calls it."""
         return self @ np.ravel(as_real(v, "v"))
 
-    def matmat(self, V: ArrayLike) -> Any:
+    def matmat(self, V: ArrayLike) -> Array:
         """A V for a block (n, K)."""
         rows, _ = as_rows(V, "V", self.shape[1], self.dtype)
         return self._apply(rows).T
 
-    def rmatvec(self, u: ArrayLike) -> Any:
+    def rmatvec(self, u: ArrayLike) -> Array:
         """A'u for a vector (m,) or (m, 1)."""
         rows, _ = as_rows(np.ravel(as_real(u, "u")), "u", self.shape[0], self.dtype)
         return self._apply_transpose(rows)[0]
 
-    def rmatmat(self, U: ArrayLike) -> Any:
+    def rmatmat(self, U: ArrayLike) -> Array:
         """A'U for a block (m, K)."""
         rows, _ = as_rows(U, "U", self.shape[0], self.dtype)
         return self._apply_transpose(rows).T
@@ -178,18 +185,35 @@ class Operator:
         float
         """
         left, right = self._two_vectors(v, w)
-        product = self._apply(right[None])[0]
-        threads = as_num_threads(self.num_threads)
-        return float(core_for(self.dtype).dot(left, product, num_threads=threads))
+        return dot(left, self._apply(right[None])[0], as_num_threads(self.num_threads))
 
-    def _two_vectors(self, v: ArrayLike, w: ArrayLike | None) -> tuple[Any, Any]:
+    def quadratic_forms(self, v: ArrayLike, w: ArrayLike) -> tuple[float, float, float]:
+        """Return v'A v, v'A w and w'A w of a square A; by two products.
+
+        Parameters
+        ----------
+        v, w : (n,) array_like
+
+        Returns
+        -------
+        tuple of three floats
+        """
+        self._check_square("quadratic_forms(v, w)")
+        left, right = self._two_vectors(v, w)
+        products = self._apply(np.stack([left, right]))
+        pairs = ((left, products[0]), (left, products[1]), (right, products[1]))
+        threads = as_num_threads(self.num_threads)
+        first, second, third = (dot(a, b, threads) for a, b in pairs)
+        return first, second, third
+
+    def _two_vectors(self, v: ArrayLike, w: ArrayLike | None) -> tuple[Array, Array]:
         first = as_vector(v, "v", self.shape[0], self.dtype)
         if w is None:
             self._check_square("quadratic_form(v)")
             return first, first
         return first, as_vector(w, "w", self.shape[1], self.dtype)
 
-    def diagonal(self) -> Any:
+    def diagonal(self) -> Array:
         """Diagonal (n,) of a square A; by n products."""
         self._check_square("diagonal()")
         diagonal = np.empty(self.shape[0], self.dtype)
@@ -202,14 +226,14 @@ class Operator:
         self._check_square("trace()")
         return float(self.diagonal().sum(dtype=np.float64))
 
-    def to_dense(self) -> Any:
+    def to_dense(self) -> Array:
         """Form the matrix, column by column: shape[1] products, shape[0] * shape[1] numbers."""
         dense = np.empty(self.shape, self.dtype)
         for columns, products in self._columns():
             dense[:, columns] = products.T
         return dense
 
-    def _columns(self) -> Iterator[tuple[Any, Any]]:
+    def _columns(self) -> Iterator[tuple[NDArray[np.intp], Array]]:
         """Numbers of columns, and these columns as rows; a block of them at a time."""
         size = self.shape[1]
         for first in range(0, size, _BLOCK):
@@ -239,10 +263,10 @@ class TransposedOperator(Operator):
         """The operator that was transposed."""
         return self._operator
 
-    def _apply(self, rows: Any) -> Any:
+    def _apply(self, rows: Array) -> Array:
         return self._operator._apply_transpose(rows)
 
-    def _apply_transpose(self, rows: Any) -> Any:
+    def _apply_transpose(self, rows: Array) -> Array:
         return self._operator._apply(rows)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .._arrays import as_num_threads, core_for, is_array, is_sparse
+from .._typing import Array
 from .base import Operator, TransposedOperator
 
 __all__ = ["Product", "WeightedSum"]
@@ -125,7 +126,24 @@ class WeightedSum(Operator):
         left, right = self._two_vectors(v, w)
         return float(sum(c * part.quadratic_form(left, right) for c, part in self.terms))
 
-    def diagonal(self) -> Any:
+    def quadratic_forms(self, v: ArrayLike, w: ArrayLike) -> tuple[float, float, float]:
+        """Return v'A v, v'A w and w'A w of a square A, as the sums of those of the parts.
+
+        Parameters
+        ----------
+        v, w : (n,) array_like
+
+        Returns
+        -------
+        tuple of three floats
+        """
+        self._check_square("quadratic_forms(v, w)")
+        left, right = self._two_vectors(v, w)
+        forms = np.array([part.quadratic_forms(left, right) for part in self.parts])
+        first, second, third = np.array([c for c, _ in self.terms]) @ forms
+        return float(first), float(second), float(third)
+
+    def diagonal(self) -> Array:
         """Diagonal (n,): the sum of those of the parts, where they are matrices."""
         if self.role == "inverse":
             return super().diagonal()
@@ -138,12 +156,12 @@ class WeightedSum(Operator):
             return super().trace()
         return float(sum(c * part.trace() for c, part in self.terms))
 
-    def _apply(self, rows: Any) -> Any:
+    def _apply(self, rows: Array) -> Array:
         if self.shape[0] == self.shape[1]:
             return self.core.apply(rows)
         return _sum_of_products(self.terms, Operator._apply.__name__, rows)
 
-    def _apply_transpose(self, rows: Any) -> Any:
+    def _apply_transpose(self, rows: Array) -> Array:
         if self.T is self:
             return self._apply(rows)
         return _sum_of_products(self.terms, Operator._apply_transpose.__name__, rows)
@@ -229,12 +247,12 @@ class Product(Operator):
         middle, odd = divmod(len(self.parts), 2)
         return self._is_symmetric and (not odd or self.parts[middle].positive_semidefinite)
 
-    def _apply(self, rows: Any) -> Any:
+    def _apply(self, rows: Array) -> Array:
         for factor in reversed(self.parts):
             rows = factor._apply(rows)
         return rows
 
-    def _apply_transpose(self, rows: Any) -> Any:
+    def _apply_transpose(self, rows: Array) -> Array:
         for factor in self.parts:
             rows = factor._apply_transpose(rows)
         return rows
@@ -295,7 +313,7 @@ def _core_of(part: Operator) -> Any:
     return getattr(part, "core", part._apply)
 
 
-def _sum_of_products(terms: Sequence[tuple[float, Operator]], method: str, rows: Any) -> Any:
+def _sum_of_products(terms: Sequence[tuple[float, Operator]], method: str, rows: Array) -> Array:
     total: Any = None
     for coefficient, part in terms:
         product = getattr(part, method)(rows)

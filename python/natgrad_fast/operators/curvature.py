@@ -7,20 +7,15 @@ algebra takes operators as they are.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self, Unpack
 
 from numpy.typing import ArrayLike
 
-from .._arrays import (
-    as_cases,
-    as_count,
-    as_number,
-    as_sample_weight,
-    core_for,
-)
-from ..losses.base import Loss
-from ..losses.standard import as_loss
-from ..model.mlp import MLP, as_net
+from .._arrays import Decay, as_count, as_number, core_for
+from .._typing import Array, CoreCurvature, CoreHessian, Linearization, LossName
+from ..losses import Loss
+from ..model.batch import Batch, BatchOptions
+from ..model.mlp import MLP
 from .base import Operator
 from .costs import product_flops
 
@@ -36,8 +31,10 @@ class CurvatureMatrix(Operator):
     loss : Loss
     damping : float
         Damping that the matrix contains; can be set.
-    l2 : float
+    l2 : float or (float, float)
         Weight decay that the matrix contains.
+    decay : (float, float)
+        The same for weights and for biases.
     num_threads : int
     flops_per_product : float
         Multiplications and additions of the matrix products of one product with a vector.
@@ -45,24 +42,68 @@ class CurvatureMatrix(Operator):
 
     solve: ClassVar[Callable[..., Any]]  # natgrad_fast.solve, which knows more than this layer
     loss: Loss
+    decay: Decay
     num_cases: int
     num_threads: int
     flops_per_product: float
-    core: Any
+    core: CoreCurvature | CoreHessian
 
-    def _set_up(self, net: MLP, loss: Loss, num_threads: int, damping: float, l2: float) -> None:
+    def _set_up(self, batch: Batch, damping: float) -> None:
+        net = batch.net
         self.shape = (net.num_params, net.num_params)
         self.dtype = net.dtype
-        self.loss = loss
-        self.num_threads = num_threads
-        self.layout = net.layout
-        self._l2, self._damping = l2, damping
-        self.sizes = net.sizes
+        self.loss = batch.loss
+        self.num_threads = batch.num_threads
+        self.num_cases = batch.num_cases
+        self.sample_weight, self.targets = batch.weights, batch.targets
+        self.layout, self.sizes = net.layout, net.sizes
+        self._counted, self._net = batch.counted, net
+        self.decay = batch.decay
+        self._damping = as_number(damping, "damping", minimum=0.0)
+
+    @classmethod
+    def on(
+        cls, batch: Batch, linearization: Linearization | None = None, *, damping: float = 0.0
+    ) -> Self:
+        """The matrix of a batch.
+
+        Parameters
+        ----------
+        batch : Batch
+        linearization : optional
+            From ``batch.linearize()``, to share one linearisation; made anew by default.
+        damping : float
+        """
+        raise NotImplementedError
 
     @property
-    def l2(self) -> float:
-        """Weight decay that the matrix contains."""
-        return self._l2
+    def l2(self) -> float | Decay:
+        """Weight decay that the matrix contains: a number, or (weights, biases) if they differ."""
+        weights, biases = self.decay
+        return weights if weights == biases else self.decay
+
+    def as_targets(self, y: ArrayLike) -> Array:
+        """Targets of the cases that count, from targets of all cases that were given.
+
+        Parameters
+        ----------
+        y : array_like
+            As in `value_and_grad`.
+
+        Returns
+        -------
+        (num_cases, num_targets) array
+
+        Raises
+        ------
+        ValueError, TypeError
+            For targets of a wrong shape, type or range.
+        """
+        return self._counted.targets(self.loss, self._net, y)
+
+    def _shift(self) -> tuple[float, float]:
+        """Multiple of I that is added, for weights and for biases."""
+        return self.decay.weights + self._damping, self.decay.biases + self._damping
 
     @property
     def damping(self) -> float:
@@ -72,17 +113,17 @@ class CurvatureMatrix(Operator):
     @damping.setter
     def damping(self, damping: float) -> None:
         self._damping = as_number(damping, "damping", minimum=0.0)
-        self.core.shift = self._l2 + self._damping
+        self.core.shift = self._shift()
 
     @property
     def T(self) -> Operator:
         """The matrix itself: it is symmetric."""
         return self
 
-    def _apply(self, rows: Any) -> Any:
+    def _apply(self, rows: Array) -> Array:
         return self.core.apply(rows)
 
-    def _apply_transpose(self, rows: Any) -> Any:
+    def _apply_transpose(self, rows: Array) -> Array:
         return self.core.apply(rows)
 
 
@@ -90,61 +131,50 @@ class GaussNewtonMatrix(CurvatureMatrix):
     """Base of the matrices B = sum_i w_i J_i' M_i J_i / sum_i w_i with per-case matrices M_i."""
 
     kind: str
+    core: CoreCurvature
 
     def _build(
         self,
-        net: MLP,
-        loss: str | Loss,
-        X: ArrayLike,
-        y: ArrayLike | None,
-        *,
-        samples: int = 0,
-        seed: int = 0,
-        sample_weight: ArrayLike | None,
+        batch: Batch,
+        linearization: Linearization | None,
         damping: float,
-        l2: float,
-        num_threads: int | None,
-        chunk_size: int | None,
-    ) -> None:
-        x = as_cases(X, as_net(net).sizes[0], net.dtype)
-        weights = as_sample_weight(sample_weight, x.shape[0])
-        loss = as_loss(loss)
-        loss.num_targets(net.sizes[-1])  # refuses widths that the loss is not made for
-        targets = None if y is None else loss.targets(y, x.shape[0], net.sizes[-1], net.dtype)
-        damping = as_number(damping, "damping", minimum=0.0)
-        l2 = as_number(l2, "l2", minimum=0.0)
-        linearization = net.linearize(x, num_threads=num_threads, chunk_size=chunk_size)
-        self._set_up(net, loss, int(linearization.num_threads), damping, l2)
-        self._finish(linearization, x.shape[0], targets, weights, samples, seed)
-
-    def _finish(
-        self,
-        linearization: Any,
-        num_cases: int,
-        targets: Any,
-        weights: Any,
         samples: int = 0,
         seed: int = 0,
     ) -> None:
-        self.num_cases = num_cases
+        self._set_up(batch, damping)
         self.samples, self.seed = samples, seed
-        self.linearization = linearization
-        self.sample_weight, self.targets = weights, targets
-        is_ggn, needed = self.kind == "hessian", self.loss.ggn_needs_targets
-        uses_targets = self.kind == "empirical_fisher" or (is_ggn and needed)
+        uses_targets = self.kind == "empirical_fisher"
+        if self.kind == "hessian":
+            uses_targets = self.loss.ggn_needs_targets
+        if uses_targets and batch.targets is None:
+            raise ValueError(self._missing_targets())
+        self.linearization = batch.linearize() if linearization is None else linearization
         self.core = core_for(self.dtype).Curvature(
-            linearization,
+            self.linearization,
             self.loss.core,
             kind=self.kind,
             num_samples=samples,
             seed=seed,
-            targets=targets if uses_targets else None,
-            weights=weights,
-            shift=self._l2 + self._damping,
+            targets=batch.targets if uses_targets else None,
+            weights=batch.weights,
+            total_weight=batch.given_total,
+            shift=self._shift(),
         )
         self.flops_per_product = product_flops(
-            self.sizes, num_cases, "gauss_newton", recompute=linearization.num_chunks > 1
+            self.sizes, self.num_cases, "gauss_newton", recompute=self.linearization.num_chunks > 1
         )
+
+    def _missing_targets(self) -> str:
+        return f"y is missing: the output Hessian of {self.loss.name} depends on targets"
+
+    @classmethod
+    def on(
+        cls, batch: Batch, linearization: Linearization | None = None, *, damping: float = 0.0
+    ) -> Self:
+        """The matrix of a batch; see `CurvatureMatrix.on`."""
+        matrix = cls.__new__(cls)
+        matrix._build(batch, linearization, damping)
+        return matrix
 
     @property
     def positive_semidefinite(self) -> bool:
@@ -169,7 +199,12 @@ class GaussNewtonMatrix(CurvatureMatrix):
         """
         return float(self.core.quadratic_form(*self._two_vectors(v, w)))
 
-    def diagonal(self) -> Any:
+    def quadratic_forms(self, v: ArrayLike, w: ArrayLike) -> tuple[float, float, float]:
+        """Return v'Av, v'Aw and w'Aw; see `CurvatureMatrix.quadratic_forms`."""
+        first, second, third = self.core.quadratic_forms(*self._two_vectors(v, w))
+        return float(first), float(second), float(third)
+
+    def diagonal(self) -> Array:
         """Exact diagonal (P,) of B + (l2 + damping) I.
 
         Notes
@@ -184,7 +219,7 @@ class GaussNewtonMatrix(CurvatureMatrix):
         """Exact trace of B + (l2 + damping) I, as cheap as the sweeps of `diagonal`."""
         return float(self.core.trace())
 
-    def block(self, layer: int) -> Any:
+    def block(self, layer: int) -> Array:
         """Diagonal block that belongs to the parameters of one layer, dense.
 
         Parameters
@@ -206,7 +241,7 @@ class GaussNewtonMatrix(CurvatureMatrix):
             raise ValueError(f"layer must be < {len(self.sizes) - 1}, got {layer}")
         return self.core.layer_block(layer)
 
-    def block_diagonal(self) -> list[Any]:
+    def block_diagonal(self) -> list[Array]:
         """All diagonal blocks of `block`, layer by layer."""
         return [self.block(layer) for layer in range(len(self.sizes) - 1)]
 
@@ -230,9 +265,11 @@ class Fisher(GaussNewtonMatrix):
         Of the draws, which are the same in every product and for any `num_threads` and
         `chunk_size`.
     sample_weight : (N,) array_like, optional
-        w_i >= 0, equal by default.
-    damping, l2 : float
+        w_i >= 0, equal by default; a case of weight 0 is left out.
+    damping : float
         Absolute, >= 0.
+    l2 : float or (float, float)
+        Weight decay, of all parameters or of weights and of biases.
     num_threads : int, optional
         The products have the same bits for any number.
     chunk_size : int, optional
@@ -240,6 +277,8 @@ class Fisher(GaussNewtonMatrix):
         fewer than N the forward pass is computed anew in every product (a quarter more flops),
         memory is O(P + chunk_size), the bits are the same, and X, if it is an array of the net's
         dtype in C order, is not copied and must not change. See `estimate_memory`.
+    total_weight : float, optional
+        See `Batch`.
 
     Raises
     ------
@@ -251,35 +290,44 @@ class Fisher(GaussNewtonMatrix):
     A product costs 8 N P flops (half in the first layer) and allocates nothing but its result.
     """
 
+    kind = "fisher"
+
     def __init__(
         self,
         net: MLP,
-        loss: str | Loss,
+        loss: LossName | Loss,
         X: ArrayLike,
         *,
         samples: int | None = None,
         seed: int = 0,
-        sample_weight: ArrayLike | None = None,
         damping: float = 0.0,
-        l2: float = 0.0,
-        num_threads: int | None = None,
-        chunk_size: int | None = None,
+        **options: Unpack[BatchOptions],
     ) -> None:
-        self.kind = "fisher" if samples is None else "sampled_fisher"
+        draws = self._draws(samples, seed)
+        self._build(Batch(net, loss, X, **options), None, damping, *draws)
+
+    def _draws(self, samples: int | None, seed: int) -> tuple[int, int]:
         seed = as_count(seed, "seed", 0)
-        self._build(
-            net,
-            loss,
-            X,
-            None,
-            samples=0 if samples is None else as_count(samples, "samples", 1),
-            seed=seed,
-            sample_weight=sample_weight,
-            damping=damping,
-            l2=l2,
-            num_threads=num_threads,
-            chunk_size=chunk_size,
-        )
+        if samples is None:
+            return 0, seed
+        self.kind = "sampled_fisher"
+        return as_count(samples, "samples", 1), seed
+
+    @classmethod
+    def on(
+        cls,
+        batch: Batch,
+        linearization: Linearization | None = None,
+        *,
+        damping: float = 0.0,
+        samples: int | None = None,
+        seed: int = 0,
+    ) -> Self:
+        """The Fisher matrix of a batch, `samples` and `seed` as in `Fisher`."""
+        matrix = cls.__new__(cls)
+        draws = matrix._draws(samples, seed)
+        matrix._build(batch, linearization, damping, *draws)
+        return matrix
 
 
 class GGN(GaussNewtonMatrix):
@@ -292,7 +340,7 @@ class GGN(GaussNewtonMatrix):
 
     Parameters
     ----------
-    net, loss, X, sample_weight, damping, l2, num_threads, chunk_size
+    net, loss, X, sample_weight, damping, l2, num_threads, chunk_size, total_weight
         As in `Fisher`.
     y : array_like, optional
         Targets; needed by student_t and gaussian_mean_variance, else checked and not used.
@@ -308,30 +356,14 @@ class GGN(GaussNewtonMatrix):
     def __init__(
         self,
         net: MLP,
-        loss: str | Loss,
+        loss: LossName | Loss,
         X: ArrayLike,
         y: ArrayLike | None = None,
         *,
-        sample_weight: ArrayLike | None = None,
         damping: float = 0.0,
-        l2: float = 0.0,
-        num_threads: int | None = None,
-        chunk_size: int | None = None,
+        **options: Unpack[BatchOptions],
     ) -> None:
-        loss = as_loss(loss)
-        if y is None and loss.ggn_needs_targets:
-            raise ValueError(f"y is missing: the output Hessian of {loss.name} depends on targets")
-        self._build(
-            net,
-            loss,
-            X,
-            y,
-            sample_weight=sample_weight,
-            damping=damping,
-            l2=l2,
-            num_threads=num_threads,
-            chunk_size=chunk_size,
-        )
+        self._build(Batch(net, loss, X, y, **options), None, damping)
 
 
 class EmpiricalFisher(GaussNewtonMatrix):
@@ -343,7 +375,7 @@ class EmpiricalFisher(GaussNewtonMatrix):
 
     Parameters
     ----------
-    net, loss, X, sample_weight, damping, l2, num_threads, chunk_size
+    net, loss, X, sample_weight, damping, l2, num_threads, chunk_size, total_weight
         As in `Fisher`.
     y : array_like
         Targets as in `value_and_grad`.
@@ -354,35 +386,14 @@ class EmpiricalFisher(GaussNewtonMatrix):
     def __init__(
         self,
         net: MLP,
-        loss: str | Loss,
+        loss: LossName | Loss,
         X: ArrayLike,
         y: ArrayLike,
         *,
-        sample_weight: ArrayLike | None = None,
         damping: float = 0.0,
-        l2: float = 0.0,
-        num_threads: int | None = None,
-        chunk_size: int | None = None,
+        **options: Unpack[BatchOptions],
     ) -> None:
-        if y is None:
-            raise ValueError("y is missing: the empirical Fisher is made of gradients at targets")
-        self._build(
-            net,
-            loss,
-            X,
-            y,
-            sample_weight=sample_weight,
-            damping=damping,
-            l2=l2,
-            num_threads=num_threads,
-            chunk_size=chunk_size,
-        )
+        self._build(Batch(net, loss, X, y, **options), None, damping)
 
-
-def curvature_of_objective(kind: type[Any], objective: Any, linearization: Any) -> Any:
-    """Fisher or GGN matrix of an `Objective` on a linearisation that exists already."""
-    matrix = object.__new__(kind)
-    matrix.kind = "fisher" if kind is Fisher else kind.kind
-    matrix._set_up(objective.net, objective.loss, int(linearization.num_threads), 0.0, objective.l2)
-    matrix._finish(linearization, objective.x.shape[0], objective.targets, objective.sample_weight)
-    return matrix
+    def _missing_targets(self) -> str:
+        return "y is missing: the empirical Fisher is made of gradients at targets"

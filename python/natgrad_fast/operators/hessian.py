@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Self, Unpack
+
 from numpy.typing import ArrayLike
 
-from .._arrays import (
-    as_cases,
-    as_chunk_size,
-    as_num_threads,
-    as_number,
-    as_sample_weight,
-    core_for,
-)
-from ..losses.base import Loss
-from ..losses.standard import as_loss
-from ..model.mlp import MLP, as_net
+from .._arrays import core_for
+from .._typing import CoreHessian, Linearization, LossName
+from ..losses import Loss
+from ..model.batch import Batch, BatchOptions
+from ..model.mlp import MLP
 from .costs import product_flops
 from .curvature import CurvatureMatrix
 
@@ -26,7 +22,7 @@ class Hessian(CurvatureMatrix):
 
     Parameters
     ----------
-    net, loss, X, sample_weight, damping, l2, num_threads, chunk_size
+    net, loss, X, sample_weight, damping, l2, num_threads, chunk_size, total_weight
         As in `Fisher`.
     y : array_like
         Targets as in `value_and_grad`.
@@ -42,38 +38,42 @@ class Hessian(CurvatureMatrix):
     def __init__(
         self,
         net: MLP,
-        loss: str | Loss,
+        loss: LossName | Loss,
         X: ArrayLike,
         y: ArrayLike,
         *,
-        sample_weight: ArrayLike | None = None,
         damping: float = 0.0,
-        l2: float = 0.0,
-        num_threads: int | None = None,
-        chunk_size: int | None = None,
+        **options: Unpack[BatchOptions],
     ) -> None:
-        x = as_cases(X, as_net(net).sizes[0], net.dtype)
-        loss = as_loss(loss)
-        if y is None:
+        self._build(Batch(net, loss, X, y, **options), damping)
+
+    @classmethod
+    def on(
+        cls, batch: Batch, linearization: Linearization | None = None, *, damping: float = 0.0
+    ) -> Self:
+        """The Hessian of a batch; it linearises by itself, with second derivatives."""
+        matrix = cls.__new__(cls)
+        matrix._build(batch, damping)
+        return matrix
+
+    core: CoreHessian
+
+    def _build(self, batch: Batch, damping: float) -> None:
+        if batch.targets is None:
             raise ValueError("y is missing: the Hessian of the objective depends on targets")
-        targets = loss.targets(y, x.shape[0], net.sizes[-1], net.dtype)
-        weights = as_sample_weight(sample_weight, x.shape[0])
-        damping = as_number(damping, "damping", minimum=0.0)
-        l2 = as_number(l2, "l2", minimum=0.0)
-        chunk = as_chunk_size(chunk_size)
-        self._set_up(net, loss, as_num_threads(num_threads), damping, l2)
-        self.num_cases = x.shape[0]
-        self.core = core_for(net.dtype).Hessian(
-            net._architecture,
-            loss.core,
-            params=net.params,
-            x=x,
-            targets=targets,
-            weights=weights,
-            shift=l2 + damping,
-            chunk_size=chunk,
-            num_threads=self.num_threads,
+        self._set_up(batch, damping)
+        self.core = core_for(self.dtype).Hessian(
+            batch.net._architecture,
+            batch.loss.core,
+            params=batch.net.params,
+            x=batch.x,
+            targets=batch.targets,
+            weights=batch.weights,
+            total_weight=batch.given_total,
+            shift=self._shift(),
+            chunk_size=batch.chunk_size,
+            num_threads=batch.num_threads,
         )
         self.flops_per_product = product_flops(
-            net.sizes, x.shape[0], "hessian", recompute=self.core.num_chunks > 1
+            self.sizes, self.num_cases, "hessian", recompute=self.core.num_chunks > 1
         )

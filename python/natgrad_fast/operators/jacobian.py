@@ -6,7 +6,7 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
-from .._arrays import as_cases
+from .._arrays import as_cases, as_chunk_size, as_num_threads
 from ..model.mlp import MLP, as_net
 from .base import Operator
 from .costs import product_flops
@@ -49,8 +49,9 @@ class Jacobian(Operator):
         num_threads: int | None = None,
         chunk_size: int | None = None,
     ) -> None:
-        x = as_cases(X, as_net(net).sizes[0], net.dtype)
-        self._linearization = net.linearize(x, num_threads=num_threads, chunk_size=chunk_size)
+        threads, chunk = as_num_threads(num_threads), as_chunk_size(chunk_size)
+        x = as_cases(X, as_net(net).sizes[0], net.dtype, threads)
+        self._linearization = net.linearize_checked(x, threads, chunk)
         self._output_shape = (x.shape[0], net.sizes[-1])
         self.shape = (x.shape[0] * net.sizes[-1], net.num_params)
         self.dtype = net.dtype

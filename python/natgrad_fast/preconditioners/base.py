@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .._arrays import (
     as_chunk_size,
@@ -15,8 +16,10 @@ from .._arrays import (
     as_num_threads,
     as_number,
 )
+from .._typing import LossName
 from ..losses.base import Loss
 from ..losses.standard import as_loss
+from ..model.batch import Batch
 from ..model.mlp import MLP, as_net
 from ..operators.base import Operator, Role
 
@@ -38,9 +41,12 @@ class Preconditioner(Operator):
         Batches in the moving averages.
     core
         What `cg` multiplies with, without a detour through Python.
+    follows_batches : bool
+        Whether `update_on` measures batches of its net.
     """
 
     role: Role = "inverse"
+    follows_batches: bool = True
     kind: str
     net: MLP
     loss: Loss
@@ -50,7 +56,7 @@ class Preconditioner(Operator):
     def _set_up(
         self,
         net: MLP,
-        loss: str | Loss,
+        loss: LossName | Loss,
         *,
         samples: int | None,
         seed: int,
@@ -90,6 +96,37 @@ class Preconditioner(Operator):
     def positive_semidefinite(self) -> bool:
         """True: the inverse is positive definite for any batch and damping."""
         return True
+
+    def update_on(self, batch: Batch, linearization: Any = None) -> None:
+        """Measure a batch at the net's present parameters, as ``update`` does.
+
+        Parameters
+        ----------
+        batch : Batch
+            Of the net and loss of the preconditioner.
+        linearization : optional
+            From ``batch.linearize()``, to share one linearisation; made anew by default.
+        """
+        raise NotImplementedError
+
+    def _batch(self, X: ArrayLike, y: ArrayLike | None, sample_weight: ArrayLike | None) -> Batch:
+        return Batch(
+            self.net,
+            self.loss,
+            X,
+            y,
+            sample_weight=sample_weight,
+            num_threads=self.num_threads,
+            chunk_size=self.chunk_size,
+        )
+
+    def check_belongs(self, net: MLP, loss: Loss) -> None:
+        """Raise ValueError unless the preconditioner is of this net, the very object, and loss."""
+        if net is not self.net or loss != self.loss:
+            raise ValueError(
+                f"the preconditioner is of another net or loss: {self.net!r} and {self.loss!r}, "
+                f"wanted {net!r} and {loss!r}"
+            )
 
     def _apply(self, rows: Any) -> Any:
         return self.core.apply(rows)

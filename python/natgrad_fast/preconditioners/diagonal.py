@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .._arrays import as_name, as_number, as_vector
+from .._typing import LossName
 from ..losses.base import Loss
+from ..model.batch import Batch
 from ..model.mlp import MLP
 from ..operators.curvature import EmpiricalFisher, Fisher
 from .base import Preconditioner, refuse_without_batch
@@ -41,7 +43,7 @@ class DiagonalPreconditioner(Preconditioner):
     def __init__(
         self,
         net: MLP,
-        loss: str | Loss,
+        loss: LossName | Loss,
         X: ArrayLike | None = None,
         y: ArrayLike | None = None,
         *,
@@ -116,19 +118,19 @@ class DiagonalPreconditioner(Preconditioner):
         FloatingPointError
             If the diagonal is not finite; the average stays as it was.
         """
-        options: dict[str, Any] = {
-            "sample_weight": sample_weight,
-            "num_threads": self.num_threads,
-            "chunk_size": self.chunk_size,
-        }
+        self.update_on(self._batch(X, y, sample_weight))
+
+    def update_on(self, batch: Batch, linearization: Any = None) -> None:
+        """Measure a batch; see `Preconditioner.update_on`."""
+        self.check_belongs(batch.net, batch.loss)
         matrix: Fisher | EmpiricalFisher
         if self.kind == "empirical":
-            if y is None:
+            if batch.targets is None:
                 raise ValueError("y is missing: kind='empirical' is made of gradients at targets")
-            matrix = EmpiricalFisher(self.net, self.loss, X, y, **options)
+            matrix = EmpiricalFisher.on(batch.without_l2(), linearization)
         else:
             seed = self._seed_of_update()
-            matrix = Fisher(self.net, self.loss, X, samples=self.samples, seed=seed, **options)
+            matrix = Fisher.on(batch.without_l2(), linearization, samples=self.samples, seed=seed)
         diagonal = matrix.diagonal()
         if not np.isfinite(diagonal).all():
             raise FloatingPointError(

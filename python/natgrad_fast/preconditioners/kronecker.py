@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .._arrays import as_cases, as_count, as_name, as_number, as_sample_weight, as_vector, core_for
+from .._arrays import as_count, as_name, as_number, as_vector, core_for
+from .._typing import LossName
 from ..losses.base import Loss
+from ..model.batch import Batch
 from ..model.mlp import MLP
 from .base import Preconditioner, refuse_without_batch
 
@@ -23,7 +25,7 @@ class KroneckerPreconditioner(Preconditioner):
     def _build(
         self,
         net: MLP,
-        loss: str | Loss,
+        loss: LossName | Loss,
         X: ArrayLike | None,
         y: ArrayLike | None,
         *,
@@ -47,10 +49,7 @@ class KroneckerPreconditioner(Preconditioner):
         if X is None:
             refuse_without_batch(y=y, sample_weight=sample_weight, damping=damping)
             return
-        x = as_cases(X, net.sizes[0], net.dtype)
-        if y is not None:
-            self.loss.targets(y, x.shape[0], net.sizes[-1], net.dtype)
-        self.update(x, sample_weight=sample_weight)
+        self.update_on(self._batch(X, y, sample_weight))
         if damping is not None:
             self.refresh(damping)
 
@@ -79,17 +78,17 @@ class KroneckerPreconditioner(Preconditioner):
             If the outputs of the net or their curvature are too large for the dtype; the averages
             stay as they were.
         """
-        x = as_cases(X, self.net.sizes[0], self.dtype)
-        weights = as_sample_weight(sample_weight, x.shape[0])
-        linearization = self.net.linearize(
-            x, num_threads=self.num_threads, chunk_size=self.chunk_size
-        )
+        self.update_on(self._batch(X, None, sample_weight))
+
+    def update_on(self, batch: Batch, linearization: Any = None) -> None:
+        """Measure a batch; see `Preconditioner.update_on`."""
+        self.check_belongs(batch.net, batch.loss)
         finite = self.core.update(
-            linearization,
+            batch.linearize() if linearization is None else linearization,
             self.loss.core,
             num_samples=self.samples or 0,
             seed=self._seed_of_update(),
-            weights=weights,
+            weights=batch.weights,
             decay=self.ema,
         )
         if not finite:
@@ -241,7 +240,7 @@ class KFAC(KroneckerPreconditioner):
     def __init__(
         self,
         net: MLP,
-        loss: str | Loss,
+        loss: LossName | Loss,
         X: ArrayLike | None = None,
         y: ArrayLike | None = None,
         *,
@@ -289,7 +288,7 @@ class TKFAC(KFAC):
     def __init__(
         self,
         net: MLP,
-        loss: str | Loss,
+        loss: LossName | Loss,
         X: ArrayLike | None = None,
         y: ArrayLike | None = None,
         *,
@@ -327,7 +326,7 @@ class EKFAC(KroneckerPreconditioner):
     def __init__(
         self,
         net: MLP,
-        loss: str | Loss,
+        loss: LossName | Loss,
         X: ArrayLike | None = None,
         y: ArrayLike | None = None,
         *,

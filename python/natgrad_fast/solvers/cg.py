@@ -1,20 +1,30 @@
-"""How an optimizer solves (B + damping I) d = -g: strategies, chosen by the user."""
+"""Conjugate gradients as a step solver: Hessian-free optimisation."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from .._arrays import as_count, as_name, as_number
+from .._state import StateReader
+from .._typing import Array, Linearization, State
 from ..linear.cg import cg
-from ..linear.results import CGResult
+from ..losses import Loss
+from ..model.batch import Batch
+from ..model.mlp import MLP
+from ..operators.base import Operator
+from ..operators.linear_map import as_preconditioner
+from ..preconditioners.base import Preconditioner
+from ..preconditioners.named import PRECONDITIONERS
+from .base import Direction, StepSolver
 
 __all__ = ["CG"]
 
 
 @dataclass(frozen=True)
-class CG:
-    """Hessian-free: conjugate gradients on products with the curvature matrix.
+class CG(StepSolver):
+    """Hessian-free: conjugate gradients on products with the curvature matrix (Martens 2010).
 
     Parameters
     ----------
@@ -24,17 +34,34 @@ class CG:
         Residual tolerance relative to the gradient, for stopping="residual".
     stopping : {"relative_progress", "residual"}
         See `natgrad_fast.cg`.
-    preconditioner : operator or (P,) array, optional
-        Fixed approximation of the inverse of the damped curvature matrix.
+    preconditioner : str, operator or (P,) array, optional
+        Approximation of the inverse of the damped curvature matrix. A name ("kfac", "ekfac",
+        "tkfac", "tekfac", "diagonal", "nystrom") stands for that preconditioner with one draw per
+        case and its other defaults. Named ones, and preconditioners of the net, are updated with
+        the batch and refreshed with the damping (and l2) of every step; others stay as they are.
     warm_start : float
         Factor in [0, 1] on the last solution, with which the next solve starts; 0 starts from zero.
+
+    Examples
+    --------
+    >>> import numpy as np, natgrad_fast as ng
+    >>> net = ng.MLP([2, 8, 1], seed=0)
+    >>> solver = ng.solvers.CG(max_iter=20, preconditioner="kfac")
+    >>> opt = ng.NaturalGradient(net, "squared_error", solver=solver)
+    >>> opt.step(np.eye(2), [1.0, -1.0]).accepted
+    True
     """
 
     max_iter: int = 100
     rtol: float = 1e-3
-    stopping: str = "relative_progress"
+    stopping: Literal["relative_progress", "residual"] = "relative_progress"
     preconditioner: Any = None
     warm_start: float = 0.95
+
+    # What `init` makes, in a copy that an optimizer works with.
+    _current: ClassVar[Any] = None  # the preconditioner, made if it was named
+    _adaptive: ClassVar[bool] = False  # whether it follows the steps
+    _decay: ClassVar[float] = 0.0  # l2 of the last batch
 
     def __post_init__(self) -> None:
         """Check the options where they are given."""
@@ -43,18 +70,69 @@ class CG:
         as_name(self.stopping, "stopping", ("residual", "relative_progress"))
         if as_number(self.warm_start, "warm_start", minimum=0.0) > 1.0:
             raise ValueError(f"warm_start must be <= 1, got {self.warm_start}")
+        if isinstance(self.preconditioner, str):
+            as_name(self.preconditioner, "preconditioner", PRECONDITIONERS)
 
-    def solve(self, matrix: Any, b: Any, damping: float, last: Any) -> CGResult:
-        """Solve (matrix + damping I) x = b, started from `warm_start` times `last`."""
-        x0 = None if last is None or self.warm_start == 0.0 else self.warm_start * last
-        result: CGResult = cg(
+    def init(self, net: MLP, loss: Loss, *, seed: int = 0, num_threads: int | None = None) -> None:
+        """Make the preconditioner that is named; see `StepSolver.init`."""
+        chosen = self.preconditioner
+        if isinstance(chosen, str):
+            chosen = PRECONDITIONERS[chosen](net, loss, seed=seed, num_threads=num_threads)
+        adaptive = isinstance(chosen, Preconditioner) and chosen.follows_batches
+        if adaptive:
+            chosen.check_belongs(net, loss)
+        elif chosen is not None:
+            as_preconditioner(chosen, net.num_params, net.dtype, net.layout)
+        vars(self).update(_current=chosen, _adaptive=adaptive, _decay=0.0)
+
+    @property
+    def current_preconditioner(self) -> Any:
+        """What preconditions the solves of an optimizer: made by `init`, None without one."""
+        return self._current
+
+    def update(self, batch: Batch, linearization: Linearization) -> None:
+        """Measure the preconditioner's statistics; see `StepSolver.update`.
+
+        Where they are not finite it stays as it was.
+        """
+        vars(self).update(_decay=batch.decay.weights)
+        if self._adaptive:
+            try:
+                self._current.update_on(batch, linearization)
+            except FloatingPointError:
+                pass
+
+    def refresh(self, damping: float) -> None:
+        """Invert the preconditioner for damping + l2; see `StepSolver.refresh`."""
+        if self._adaptive and damping + self._decay > 0.0 and self._current.num_updates > 0:
+            self._current.refresh(damping + self._decay)
+
+    def direction(
+        self, matrix: Operator, g: Array, damping: float, start: Array | None
+    ) -> Direction:
+        """Solve by `natgrad_fast.cg`; see `StepSolver.direction`."""
+        x0 = None if start is None or self.warm_start == 0.0 else self.warm_start * start
+        preconditioner = self._current
+        if self._adaptive and preconditioner.damping is None:
+            preconditioner = None  # no damping yet for which it could be inverted
+        result = cg(
             matrix,
-            b,
+            g,
             damping=damping,
-            preconditioner=self.preconditioner,
+            preconditioner=preconditioner,
             rtol=self.rtol,
             max_iter=self.max_iter,
             x0=x0,
             stopping=self.stopping,
         )
-        return result
+        return Direction(result.x, result.info)
+
+    def state_dict(self) -> State:
+        """State of the preconditioner, if it changes from step to step."""
+        return {"preconditioner": self._current.state_dict()} if self._adaptive else {}
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Put back what `state_dict` returned; see `StepSolver.load_state_dict`."""
+        StateReader(state, "state", ("preconditioner",) if self._adaptive else ())
+        if self._adaptive:
+            self._current.load_state_dict(state["preconditioner"])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Literal
 
 from .._arrays import as_count, as_name, as_number
+from .._state import StateReader
+from .._typing import State
 
-__all__ = ["DampingPolicy", "LevenbergMarquardt", "Tikhonov"]
+__all__ = ["DampingPolicy", "LevenbergMarquardt", "Tikhonov", "as_policy"]
 
 
 class DampingPolicy:
@@ -26,7 +28,11 @@ class DampingPolicy:
 
     minimum: float = 0.0
     maximum: float = 1e10
-    denominator: str = "undamped"
+    denominator: Literal["undamped", "damped"] = "undamped"
+
+    def __repr__(self) -> str:
+        """Name and value of the next step."""
+        return f"<{type(self).__name__}, {self.value:g}>"
 
     @property
     def value(self) -> float:
@@ -37,12 +43,18 @@ class DampingPolicy:
         """Choose the next damping from the actual over the predicted decrease of the last step."""
         raise NotImplementedError
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Everything that changes, for resuming."""
         raise NotImplementedError
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put back what `state_dict` returned."""
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Put back what `state_dict` returned.
+
+        Raises
+        ------
+        ValueError
+            If anything in it does not fit, with the name of the leaf; nothing has changed then.
+        """
         raise NotImplementedError
 
 
@@ -60,35 +72,44 @@ class Tikhonov(DampingPolicy):
     """
 
     def __init__(self, value_or_schedule: float | Callable[[int], float]) -> None:
-        self._schedule: Callable[[int], float]
+        self._constant: float | None = None
+        self._schedule: Callable[[int], float] | None = None
         if callable(value_or_schedule):
             self._schedule = value_or_schedule
         else:
-            constant = as_number(value_or_schedule, "value_or_schedule", minimum=0.0)
-            self._schedule = lambda step: constant
+            self._constant = as_number(value_or_schedule, "value_or_schedule", minimum=0.0)
         self._step = 0
         self._doublings = 0
 
     @property
     def value(self) -> float:
         """Damping of the next step."""
-        scheduled = as_number(self._schedule(self._step), "damping from the schedule", minimum=0.0)
+        if self._schedule is None:
+            assert self._constant is not None
+            scheduled = self._constant
+        else:
+            scheduled = self._schedule(self._step)
+            scheduled = as_number(scheduled, "damping from the schedule", minimum=0.0)
         # From 0 there is nothing to double: start at a value that float32 solves still notice.
         base = max(scheduled, 1e-6) if self._doublings else scheduled
-        return min(base * 2.0**self._doublings, self.maximum)
+        return min(base * 2.0 ** min(self._doublings, 1023), self.maximum)
 
     def update(self, reduction_ratio: float, accepted: bool) -> None:
-        """Go on in the schedule; double after a rejection."""
+        """Go on in the schedule; double after a rejection, as often as a float can be doubled."""
         self._step += 1
-        self._doublings = max(0, self._doublings - 1) if accepted else self._doublings + 1
+        doublings = self._doublings - 1 if accepted else self._doublings + 1
+        self._doublings = min(max(0, doublings), 2000)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Place in the schedule and number of doublings."""
-        return {"step": self._step, "doublings": self._doublings}
+    def state_dict(self) -> State:
+        """Place in the schedule, number of doublings, and the constant value if it is one."""
+        return {"constant": self._constant, "step": self._step, "doublings": self._doublings}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put back what `state_dict` returned."""
-        self._step, self._doublings = int(state["step"]), int(state["doublings"])
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Put back what `state_dict` returned; see `DampingPolicy.load_state_dict`."""
+        reader = StateReader(state, "state", ("constant", "step", "doublings"))
+        reader.same("constant", self._constant)
+        step, doublings = reader.integer("step"), reader.integer("doublings", 0, 2000)
+        self._step, self._doublings = step, doublings
 
 
 class LevenbergMarquardt(DampingPolicy):
@@ -123,7 +144,7 @@ class LevenbergMarquardt(DampingPolicy):
         high: float = 0.75,
         minimum: float = 1e-8,
         maximum: float = 1e10,
-        denominator: str = "undamped",
+        denominator: Literal["undamped", "damped"] = "undamped",
         period: int = 1,
     ) -> None:
         self.factor = as_number(factor, "factor", above=0.0)
@@ -134,7 +155,8 @@ class LevenbergMarquardt(DampingPolicy):
             raise ValueError(f"low must be < high, got {low} and {high}")
         self.minimum = as_number(minimum, "minimum", minimum=0.0)
         self.maximum = as_number(maximum, "maximum", above=self.minimum)
-        self.denominator = as_name(denominator, "denominator", ("undamped", "damped"))
+        as_name(denominator, "denominator", ("undamped", "damped"))
+        self.denominator = denominator
         self.period = as_count(period, "period", 1)
         self._value = as_number(initial, "initial", above=0.0)
         if not self.minimum <= self._value <= self.maximum:
@@ -161,10 +183,37 @@ class LevenbergMarquardt(DampingPolicy):
                 self._value *= factor
         self._value = min(max(self._value, self.minimum), self.maximum)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Damping and number of steps."""
-        return {"value": self._value, "steps": self._steps}
+    def state_dict(self) -> State:
+        """Damping, number of steps, and the options."""
+        return {"value": self._value, "steps": self._steps, **self._options()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put back what `state_dict` returned."""
-        self._value, self._steps = float(state["value"]), int(state["steps"])
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Put back what `state_dict` returned; see `DampingPolicy.load_state_dict`."""
+        options = self._options()
+        reader = StateReader(state, "state", ("value", "steps", *options))
+        for name, wanted in options.items():
+            reader.same(name, wanted)
+        value = reader.number("value", minimum=self.minimum, maximum=self.maximum)
+        self._value, self._steps = value, reader.integer("steps")
+
+    def _options(self) -> State:
+        names = ("factor", "low", "high", "minimum", "maximum", "denominator", "period")
+        return {name: getattr(self, name) for name in names}
+
+
+def as_policy(damping: object) -> DampingPolicy:
+    """Return a policy: the given one, `Tikhonov` for a number, `LevenbergMarquardt` for None.
+
+    Raises
+    ------
+    TypeError
+        For anything else.
+    """
+    if damping is None:
+        return LevenbergMarquardt(1.0)
+    if isinstance(damping, DampingPolicy):
+        return damping
+    if callable(damping):
+        what = "a class: call it" if isinstance(damping, type) else "a schedule: Tikhonov(schedule)"
+        raise TypeError(f"damping must be a number or a DampingPolicy, got {damping!r}, {what}")
+    return Tikhonov(as_number(damping, "damping", minimum=0.0))

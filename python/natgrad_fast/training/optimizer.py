@@ -1,38 +1,48 @@
-"""Natural-gradient optimizer: one step, and the loop over epochs and mini-batches."""
+"""Natural-gradient optimizer: one step."""
 
 from __future__ import annotations
 
+import copy
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .._arrays import (
-    as_cases,
-    as_count,
-    as_name,
-    as_num_threads,
-    as_number,
-    as_real,
-    as_sample_weight,
-    core_for,
-)
+from .._arrays import all_finite, as_count, as_decay, as_name, as_num_threads, dot
+from .._state import StateReader, inside
+from .._typing import Array, LossName, State
 from ..linear.results import SolveInfo, Status
-from ..losses.base import Loss
-from ..losses.standard import as_loss
-from ..model.batch import Objective, value
+from ..losses import Loss, as_loss
+from ..model.batch import Batch
 from ..model.mlp import MLP, as_net
-from ..operators.curvature import GGN, CurvatureMatrix, Fisher, curvature_of_objective
-from ..solvers.cg import CG
-from .damping import DampingPolicy, LevenbergMarquardt, Tikhonov
-from .history import EpochInfo, History, StepInfo
+from ..operators import GGN, EmpiricalFisher, Fisher, Hessian
+from ..operators.curvature import CurvatureMatrix
+from ..solvers import StepSolver, as_solver
+from .damping import DampingPolicy, as_policy
+from .fit import fit
+from .history import History, StepInfo
+from .rescale import Update, rescale
 
 __all__ = ["NaturalGradient"]
 
-_CURVATURES: dict[str, type[CurvatureMatrix]] = {"fisher": Fisher, "ggn": GGN}
+CURVATURES: dict[str, type[CurvatureMatrix]] = {
+    "fisher": Fisher,
+    "ggn": GGN,
+    "empirical_fisher": EmpiricalFisher,
+    "hessian": Hessian,
+}
+
+
+class _Progress(NamedTuple):
+    """Where a run is; replaced as a whole, after the parameters."""
+
+    step: int = 0  # number of the next step
+    last_solution: Array | None = None  # (P,), of the last solve: the next one's start
+    last_update: Array | None = None  # (P,), d_prev
+    info: StepInfo | None = None  # of the last step
 
 
 class NaturalGradient:
@@ -48,69 +58,116 @@ class NaturalGradient:
     net : MLP
         Trained in place.
     loss : str or Loss
-    curvature : {"fisher", "ggn"}
-        The matrix B.
-    solver : solvers.CG or "auto"
-        How to solve; "auto" is ``solvers.CG()`` with its defaults.
+    curvature : {"fisher", "ggn", "empirical_fisher", "hessian"}
+        The matrix B. A Hessian, or the GGN of a loss that is no exponential family, may be
+        indefinite: "cg" then stops at negative curvature, and the damping rises.
+    solver : solvers.StepSolver or "auto"
+        How to solve; "auto" is ``solvers.CG()`` with its defaults. The optimizer works with a copy.
     damping : DampingPolicy or float, optional
         ``LevenbergMarquardt(1.0)`` by default; a number stands for ``Tikhonov(number)``.
     momentum : bool
         Whether learning_rate and momentum minimise the damped quadratic model over the new
         direction and the previous step (the 2 x 2 system of K-FAC, Martens & Grosse 2015, sec. 7).
         Otherwise they are 1 and 0.
-    l2 : float
-        Weight decay, part of the objective and of B.
+    l2 : float or (float, float)
+        Weight decay of all parameters, or of weights and of biases; part of the objective and of B.
     seed : int
-        Order of the mini-batches in `fit`.
+        Order of the mini-batches in `fit`, and draws of the solver.
     num_threads : int, optional
         Training has the same bits for any number.
+
+    Attributes
+    ----------
+    net, loss, curvature, momentum, l2, num_threads
+        As given; the solver as `solver`.
+    last_info : StepInfo or None
+        Record of the last step.
 
     Raises
     ------
     ValueError, TypeError
         For arguments of a wrong type or range.
+
+    Examples
+    --------
+    >>> import numpy as np, natgrad_fast as ng
+    >>> X = np.linspace(-1, 1, 50)[:, None]
+    >>> net = ng.MLP([1, 8, 1], dtype="float64", seed=0)
+    >>> opt = ng.NaturalGradient(net, "squared_error", l2=1e-6)
+    >>> history = opt.fit(X, np.sin(3 * X), epochs=30)
+    >>> history.steps[-1].new_loss < 1e-3
+    True
     """
 
     def __init__(
         self,
         net: MLP,
-        loss: str | Loss,
+        loss: LossName | Loss,
         *,
-        curvature: str = "fisher",
-        solver: CG | str = "auto",
+        curvature: Literal["fisher", "ggn", "empirical_fisher", "hessian"] = "fisher",
+        solver: StepSolver | Literal["auto"] = "auto",
         damping: DampingPolicy | float | None = None,
         momentum: bool = True,
-        l2: float = 0.0,
+        l2: float | tuple[float, float] = 0.0,
         seed: int = 0,
         num_threads: int | None = None,
     ) -> None:
         self.net = as_net(net)
         self.loss = as_loss(loss)
-        self._matrix_kind = _CURVATURES[as_name(curvature, "curvature", _CURVATURES)]
-        if not (isinstance(solver, CG) or solver == "auto"):
-            raise TypeError(f'solver must be "auto" or one of natgrad_fast.solvers, got {solver!r}')
-        self.solver = solver if isinstance(solver, CG) else CG()
-        self.damping_policy = _as_policy(damping)
+        self.loss.num_targets(net.sizes[-1])  # refuses widths that the loss is not made for
+        self.curvature = as_name(curvature, "curvature", CURVATURES)
+        self._policy = as_policy(damping)
         self.momentum = bool(momentum)
-        self.l2 = as_number(l2, "l2", minimum=0.0)
+        self.l2 = as_decay(l2, "l2")
         self.num_threads = as_num_threads(num_threads)
-        self._rng = np.random.default_rng(as_count(seed, "seed", 0))
-        self._step = 0
-        self._last_solution: Any = None  # (P,), of the last solve: the next one's start
-        self._last_update: Any = None  # (P,), d_prev
-        self._core = core_for(net.dtype)
+        seed = as_count(seed, "seed", 0)
+        self._rng = np.random.default_rng(seed)
+        self.solver = copy.copy(as_solver(solver))
+        self.solver.init(self.net, self.loss, seed=seed, num_threads=self.num_threads)
+        self._progress = _Progress()
+
+    def __repr__(self) -> str:
+        """What is trained, and how."""
+        return (
+            f"NaturalGradient({self.net!r}, {self.loss!r}, curvature={self.curvature!r}, "
+            f"solver={self.solver!r}, damping={self._policy!r}, step={self._progress.step})"
+        )
 
     @property
     def damping(self) -> float:
-        """Damping of the next step."""
-        return self.damping_policy.value
+        """Damping of the next step; a number or policy that is assigned replaces the policy."""
+        return self._policy.value
 
-    def step(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> StepInfo:
+    @damping.setter
+    def damping(self, damping: DampingPolicy | float) -> None:
+        self._policy = as_policy(damping)
+
+    @property
+    def damping_policy(self) -> DampingPolicy:
+        """What chooses the damping; can be replaced by a number or policy."""
+        return self._policy
+
+    @damping_policy.setter
+    def damping_policy(self, damping: DampingPolicy | float) -> None:
+        self._policy = as_policy(damping)
+
+    @property
+    def last_info(self) -> StepInfo | None:
+        """Record of the last step; None before the first."""
+        return self._progress.info
+
+    def step(
+        self,
+        X: ArrayLike | Batch,
+        y: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> StepInfo:
         """Take one step on a batch.
 
         Parameters
         ----------
-        X : (N, d_0) array_like
+        X : (N, d_0) array_like, or Batch
+            A `Batch` of the same net, loss and l2 comes with its targets and weights.
         y : array_like
             Targets as in `value_and_grad`.
         sample_weight : (N,) array_like, optional
@@ -126,7 +183,8 @@ class NaturalGradient:
         ValueError, TypeError
             For a bad batch; nothing has changed then.
         KeyboardInterrupt
-            On Ctrl-C; nothing has changed then.
+            On Ctrl-C. Either nothing has changed, or the whole step was taken and `last_info` is
+            its record. Likewise for whatever a damping policy or a solver of the user's raises.
 
         Notes
         -----
@@ -134,114 +192,117 @@ class NaturalGradient:
         pass.
         """
         start = time.perf_counter()
-        objective = Objective(
-            self.net,
-            self.loss,
-            X,
-            y,
-            sample_weight=sample_weight,
-            l2=self.l2,
-            num_threads=self.num_threads,
-        )
-        linearization = objective.linearize()
-        loss, gradient = objective.value_and_grad(linearization)
-        damping = self.damping_policy.value
-        gradient_norm = math.sqrt(self._dot(gradient, gradient))
-        if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
-            return self._reject_before_solve(loss, gradient_norm, damping, start)
-        matrix = curvature_of_objective(self._matrix_kind, objective, linearization)
-        result = self.solver.solve(matrix, gradient, damping, self._last_solution)
-        if result.status is Status.INTERRUPTED:
-            raise KeyboardInterrupt
-        update, alpha, mu, change = self._rescale(matrix, gradient, result.x, damping)
+        batch = self._as_batch(X, y, sample_weight)
+        policy, solver = self._policy.state_dict(), self.solver.state_dict()
+        before = self._progress
+        params = None
+        try:
+            candidate, progress, accepted = self._attempt(batch, start)
+            if accepted:
+                params = self.net.params.copy()
+                self.net.params[...] = candidate
+            self._progress = progress
+        except BaseException:
+            if self._progress is before:
+                if params is not None:
+                    self.net.params[...] = params
+                self._policy.load_state_dict(policy)
+                self.solver.load_state_dict(solver)
+            raise
+        assert progress.info is not None
+        return progress.info
 
-        candidate = self.net.params + update
-        new_loss = objective.value(candidate)
+    def _as_batch(
+        self, X: ArrayLike | Batch, y: ArrayLike | None, sample_weight: ArrayLike | None
+    ) -> Batch:
+        if not isinstance(X, Batch):
+            if y is None:
+                raise ValueError("y is missing: the objective depends on targets")
+            return Batch(
+                self.net,
+                self.loss,
+                X,
+                y,
+                sample_weight=sample_weight,
+                l2=self.l2,
+                num_threads=self.num_threads,
+            )
+        if y is not None or sample_weight is not None:
+            raise TypeError("a Batch comes with its targets and weights: leave y and weights out")
+        if X.net is not self.net or X.loss != self.loss or X.l2 != self.l2:
+            raise ValueError(
+                f"batch is of {X.net!r}, {X.loss!r} and l2 = {tuple(X.l2)}, the optimizer of "
+                f"{self.net!r}, {self.loss!r} and l2 = {tuple(self.l2)}"
+            )
+        return X
+
+    def _attempt(self, batch: Batch, start: float) -> tuple[Array | None, _Progress, bool]:
+        """The next parameters and progress, and whether the step is accepted."""
+        linearization = batch.linearize()
+        loss, gradient = batch.value_and_grad(linearization)
+        damping = self._policy.value
+        norm = math.sqrt(dot(gradient, gradient, self.num_threads))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            self._policy.update(math.nan, False)
+            info = self._record(start, loss, loss, math.nan, damping, norm, None, _NO_SOLVE)
+            return None, _Progress(info.step + 1, None, self._progress.last_update, info), False
+        matrix = CURVATURES[self.curvature].on(batch, linearization)
+        self.solver.update(batch, linearization)
+        self.solver.refresh(damping)
+        x, solve = self.solver.direction(matrix, gradient, damping, self._progress.last_solution)
+        if solve.status is Status.INTERRUPTED:
+            raise KeyboardInterrupt
+        last = self._progress.last_update
+        update = rescale(matrix, gradient, -x, last, damping, fixed=not self.momentum)
+        candidate = self.net.params + update.d
+        new_loss = batch.value(candidate)
         accepted = math.isfinite(new_loss) and new_loss <= loss
-        ratio = _reduction_ratio(loss, new_loss, change)
-        if accepted:
-            self.net.params[...] = candidate
-            self._last_update = update
-        finite = bool(self._core.all_finite(result.x, num_threads=1))
-        self._last_solution = result.x if finite and accepted else None
-        self.damping_policy.update(ratio, accepted)
-        self._step += 1
+        ratio = self._reduction_ratio(loss, new_loss, update, damping)
+        self._policy.update(ratio, accepted)
+        self.solver.accepted(accepted)
+        step = update if accepted else update._replace(square=0.0)
+        info = self._record(start, loss, new_loss, ratio, damping, norm, step, solve, accepted)
+        solution = x if accepted and all_finite(x) else None
+        d = update.d if accepted else last
+        return candidate, _Progress(info.step + 1, solution, d, info), accepted
+
+    def _reduction_ratio(
+        self, loss: float, new_loss: float, update: Update, damping: float
+    ) -> float:
+        """Actual over predicted change, the latter without damping where the policy says so."""
+        if not math.isfinite(new_loss):
+            return -math.inf
+        change = update.change
+        if self._policy.denominator == "undamped":
+            change -= 0.5 * damping * update.square
+        return (new_loss - loss) / change if change != 0.0 else math.nan
+
+    def _record(
+        self,
+        start: float,
+        loss: float,
+        new_loss: float,
+        ratio: float,
+        damping: float,
+        gradient_norm: float,
+        update: Update | None,
+        solve: SolveInfo,
+        accepted: bool = False,
+    ) -> StepInfo:
         return StepInfo(
-            step=self._step - 1,
+            step=self._progress.step,
             loss=loss,
             new_loss=new_loss,
             reduction_ratio=ratio,
             damping=damping,
             gradient_norm=gradient_norm,
-            step_norm=math.sqrt(self._dot(update, update)) if accepted else 0.0,
-            learning_rate=alpha,
-            momentum=mu,
+            step_norm=0.0 if update is None else math.sqrt(update.square),
+            learning_rate=0.0 if update is None else update.learning_rate,
+            momentum=0.0 if update is None else update.momentum,
             accepted=accepted,
-            solve=result.info,
+            solve=solve,
             seconds=time.perf_counter() - start,
         )
-
-    def _dot(self, v: Any, w: Any) -> float:
-        return float(self._core.dot(v, w, num_threads=self.num_threads))
-
-    def _reject_before_solve(
-        self, loss: float, gradient_norm: float, damping: float, start: float
-    ) -> StepInfo:
-        self.damping_policy.update(math.nan, False)
-        self._last_solution = None
-        self._step += 1
-        nan = math.nan
-        return StepInfo(
-            step=self._step - 1,
-            loss=loss,
-            new_loss=loss,
-            reduction_ratio=nan,
-            damping=damping,
-            gradient_norm=gradient_norm,
-            step_norm=0.0,
-            learning_rate=0.0,
-            momentum=0.0,
-            accepted=False,
-            solve=SolveInfo(Status.NON_FINITE, 0, nan, nan, 0, 0.0, 0.0),
-            seconds=time.perf_counter() - start,
-        )
-
-    def _rescale(
-        self, matrix: Any, gradient: Any, solution: Any, damping: float
-    ) -> tuple[Any, float, float, float]:
-        """Step d = alpha D + mu d_prev with D = -solution, alpha, mu, and M(d) - M(0).
-
-        With A = B + l2 I + damping I:
-            [alpha; mu] = -[D'AD  D'Ad_prev; d_prev'AD  d_prev'Ad_prev]^+ [g'D; g'd_prev]
-            M(d) - M(0) = g'd + d'Ad / 2,     less damping |d|^2 / 2 where the policy says
-            "undamped".
-        """
-        directions = [-solution]
-        if self.momentum and self._last_update is not None:
-            directions.append(self._last_update)
-        n = len(directions)
-        if n == 1:
-            forms = np.array([[matrix.core.quadratic_form(directions[0], directions[0])]])
-        else:
-            vv, vw, ww = matrix.core.quadratic_forms(*directions)
-            forms = np.array([[vv, vw], [vw, ww]])
-        slopes = np.array([self._dot(gradient, v) for v in directions])
-        dots = np.array([[self._dot(v, w) for v in directions] for w in directions])
-        a = forms + damping * dots
-        if not (np.isfinite(a).all() and np.isfinite(slopes).all()):
-            return directions[0], 1.0, 0.0, math.nan
-        factors = np.zeros(n)
-        factors[0] = 1.0
-        if self.momentum:
-            # Cut-off: below the rounding errors of the quadratic forms the two directions are
-            # parallel.
-            cutoff = float(np.finfo(self.net.dtype).eps)
-            factors = -np.linalg.pinv(a, rcond=cutoff, hermitian=True) @ slopes
-        update = sum(self.net.dtype.type(f) * v for f, v in zip(factors, directions, strict=True))
-        change = float(slopes @ factors + 0.5 * factors @ a @ factors)
-        if self.damping_policy.denominator == "undamped":
-            change -= 0.5 * damping * self._dot(update, update)
-        return update, float(factors[0]), float(factors[1]) if n == 2 else 0.0, change
 
     def fit(
         self,
@@ -252,7 +313,7 @@ class NaturalGradient:
         batch_size: int | None = None,
         sample_weight: ArrayLike | None = None,
         validation: tuple[ArrayLike, ArrayLike] | None = None,
-        callbacks: Iterable[Callable[[StepInfo], Any]] = (),
+        callbacks: Iterable[Callable[[StepInfo], object]] = (),
         progress: bool = False,
         time_limit: float | None = None,
     ) -> History:
@@ -287,165 +348,110 @@ class NaturalGradient:
         ImportError
             If `progress` is asked for and tqdm is missing.
         """
-        data = _Data(self, X, y, sample_weight)
-        epochs = as_count(epochs, "epochs", 0)
-        size = data.num_cases
-        if batch_size is not None:
-            size = min(size, as_count(batch_size, "batch_size", 1))
-        if time_limit is not None:
-            time_limit = as_number(time_limit, "time_limit", minimum=0.0)
-        callbacks = _as_callbacks(callbacks)
-        check = None if validation is None else _as_validation(self, validation)
-        steps_per_epoch = -(-data.num_cases // size)
-        bar = _progress_bar(epochs * steps_per_epoch) if progress else None
-        history = History()
-        start = time.perf_counter()
-        try:
-            for epoch in range(epochs):
-                epoch_start = time.perf_counter()
-                first = len(history.steps)
-                for batch in self._batches(data, size):
-                    if time_limit is not None and time.perf_counter() - start >= time_limit:
-                        history.stop_reason = "time_limit"
-                        break
-                    info = self.step(*batch)
-                    history.steps.append(info)
-                    if bar is not None:
-                        bar.set_postfix(loss=f"{info.loss:.4g}", refresh=False)
-                        bar.update()
-                    # No generator: every callback sees every step.
-                    if any([bool(callback(info)) for callback in callbacks]):
-                        history.stop_reason = "callback"
-                        break
-                    if not info.accepted and info.damping >= self.damping_policy.maximum:
-                        history.stop_reason = "damping_limit"
-                        break
-                if len(history.steps) > first:
-                    history.epochs.append(
-                        EpochInfo(
-                            epoch=epoch,
-                            loss=float(np.mean([s.loss for s in history.steps[first:]])),
-                            validation_loss=None if check is None else check(),
-                            seconds=time.perf_counter() - epoch_start,
-                        )
-                    )
-                if history.stop_reason != "epochs":
-                    break
-        except KeyboardInterrupt:
-            history.stop_reason = "interrupted"
-        finally:
-            if bar is not None:
-                bar.close()
-        history.seconds = time.perf_counter() - start
-        return history
+        return fit(
+            self,
+            X,
+            y,
+            epochs=epochs,
+            batch_size=batch_size,
+            sample_weight=sample_weight,
+            validation=validation,
+            callbacks=callbacks,
+            progress=progress,
+            time_limit=time_limit,
+        )
 
-    def _batches(self, data: _Data, size: int) -> Iterator[tuple[Any, Any, Any]]:
-        if size == data.num_cases:
-            yield data.x, data.y, data.weight
-            return
-        order = self._rng.permutation(data.num_cases)
-        for first in range(0, data.num_cases, size):
-            cases = order[first : first + size]
-            weight = None if data.weight is None else data.weight[cases]
-            if weight is not None and not weight.any():
-                continue  # nothing in it counts
-            yield data.x[cases], data.y[cases], weight
-
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Everything that a resumed run needs besides the net: copies, plain types and arrays.
 
         Returns
         -------
         dict
-            Damping, step number, warm start, previous step and random state.
+            What the state belongs to (architecture, loss, curvature, momentum, l2), step number,
+            warm start, previous step, random state, and the states of damping and solver. The same
+            for every instruction set and number of threads.
         """
+        progress = self._progress
         return {
-            "step": self._step,
-            "damping": self.damping_policy.state_dict(),
-            "last_solution": _copy(self._last_solution),
-            "last_update": _copy(self._last_update),
+            **self._identity(),
+            "step": progress.step,
+            "last_solution": _copy(progress.last_solution),
+            "last_update": _copy(progress.last_update),
+            "damping": self._policy.state_dict(),
+            "solver": self.solver.state_dict(),
             "rng": self._rng.bit_generator.state,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put back what `state_dict` returned; training then goes on bit for bit."""
-        vectors = {}
-        for name in ("last_solution", "last_update"):
-            vector = _copy(state[name])
-            if vector is not None and (
-                vector.shape != (self.net.num_params,) or vector.dtype != self.net.dtype
-            ):
-                raise ValueError(
-                    f"{name} has shape {vector.shape} and dtype {vector.dtype}, wanted "
-                    f"({self.net.num_params},) and {self.net.dtype}"
-                )
-            vectors[name] = vector
-        self.damping_policy.load_state_dict(state["damping"])
-        self._rng.bit_generator.state = state["rng"]
-        self._step = int(state["step"])
-        self._last_solution, self._last_update = vectors["last_solution"], vectors["last_update"]
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Put back what `state_dict` returned; training then goes on bit for bit.
 
+        Parameters
+        ----------
+        state : mapping
 
-class _Data:
-    """The whole of the data, checked once: X and y in the form of the core."""
-
-    def __init__(self, optimizer: NaturalGradient, X: Any, y: Any, sample_weight: Any) -> None:
-        net = optimizer.net
-        self.x = as_cases(X, net.sizes[0], net.dtype)
-        self.num_cases = self.x.shape[0]
-        optimizer.loss.targets(y, self.num_cases, net.sizes[-1], net.dtype)
-        self.y = as_real(y, "y")  # not the core's form: labels are small, rows of probabilities not
-        self.weight = as_sample_weight(sample_weight, self.num_cases)
-
-
-def _as_policy(damping: DampingPolicy | float | None) -> DampingPolicy:
-    if damping is None:
-        return LevenbergMarquardt(1.0)
-    if isinstance(damping, DampingPolicy):
-        return damping
-    return Tikhonov(as_number(damping, "damping", minimum=0.0))
-
-
-def _as_callbacks(callbacks: Any) -> list[Callable[[StepInfo], Any]]:
-    if callable(callbacks):
-        return [callbacks]
-    result = list(callbacks)
-    for callback in result:
-        if not callable(callback):
-            raise TypeError(f"callbacks must be callable, got {callback!r}")
-    return result
-
-
-def _as_validation(optimizer: NaturalGradient, validation: Any) -> Callable[[], float]:
-    if not isinstance(validation, tuple | list) or len(validation) != 2:
-        raise TypeError("validation must be a pair (X, y)")
-
-    def check() -> float:
-        return value(
-            optimizer.net,
-            optimizer.loss,
-            *validation,
-            l2=optimizer.l2,
-            num_threads=optimizer.num_threads,
+        Raises
+        ------
+        ValueError
+            If anything in it does not fit, with the name of the leaf; nothing has changed then.
+        """
+        identity = self._identity()
+        names = ("step", "last_solution", "last_update", "damping", "solver", "rng")
+        reader = StateReader(state, "state", (*identity, *names))
+        for name, wanted in identity.items():
+            reader.same(name, wanted)
+        size, dtype = (self.net.num_params,), self.net.dtype
+        progress = _Progress(
+            reader.integer("step"),
+            reader.optional_array("last_solution", size, dtype),
+            reader.optional_array("last_update", size, dtype),
         )
+        rng = _as_generator(reader)
+        policy, solver = self._policy.state_dict(), self.solver.state_dict()
+        try:
+            with inside(reader.path("damping")):
+                self._policy.load_state_dict(reader["damping"])
+            with inside(reader.path("solver")):
+                self.solver.load_state_dict(reader["solver"])
+        except BaseException:
+            self._policy.load_state_dict(policy)
+            self.solver.load_state_dict(solver)
+            raise
+        self._rng, self._progress = rng, progress
 
-    Objective(optimizer.net, optimizer.loss, *validation)  # its errors belong to the call
-    return check
+    def _identity(self) -> State:
+        return {
+            "sizes": self.net.sizes,
+            "activations": self.net.activations,
+            "bias": self.net.layout[1],
+            "dtype": str(self.net.dtype),
+            "loss": repr(self.loss),
+            "curvature": self.curvature,
+            "momentum": self.momentum,
+            "l2": tuple(self.l2),
+            "solver_name": type(self.solver).__name__,
+            "damping_name": type(self._policy).__name__,
+        }
 
 
-def _progress_bar(total: int) -> Any:
-    try:
-        from tqdm.auto import tqdm
-    except ImportError:
-        raise ImportError("progress=True needs tqdm: pip install natgrad_fast[progress]") from None
-    return tqdm(total=total, unit="step")
+_NO_SOLVE = SolveInfo(Status.NON_FINITE, 0, math.nan, math.nan, 0, 0.0, 0.0)
 
 
-def _reduction_ratio(loss: float, new_loss: float, change: float) -> float:
-    if not math.isfinite(new_loss):
-        return -math.inf
-    return (new_loss - loss) / change if change != 0.0 else math.nan
-
-
-def _copy(vector: Any) -> Any:
+def _copy(vector: Array | None) -> Array | None:
     return None if vector is None else np.array(vector)
+
+
+def _as_generator(reader: StateReader) -> np.random.Generator:
+    """A generator with the state of `numpy.random.default_rng`'s, PCG64."""
+    names = ("bit_generator", "state", "has_uint32", "uinteger")
+    outer = StateReader(reader["rng"], reader.path("rng"), names)
+    outer.same("bit_generator", "PCG64")
+    inner = StateReader(outer["state"], outer.path("state"), ("state", "inc"))
+    state: dict[str, Any] = {
+        "bit_generator": "PCG64",
+        "state": {name: inner.integer(name, 0, 2**128 - 1) for name in ("state", "inc")},
+        "has_uint32": outer.integer("has_uint32", 0, 1),
+        "uinteger": outer.integer("uinteger", 0, 2**32 - 1),
+    }
+    generator = np.random.default_rng(0)
+    generator.bit_generator.state = state
+    return generator

@@ -1,0 +1,31 @@
+"""The preconditioners that step solvers know by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from ..losses.base import Loss
+from ..model.mlp import MLP
+from .base import Preconditioner
+from .diagonal import DiagonalPreconditioner
+from .kronecker import EKFAC, KFAC, TEKFAC, TKFAC
+from .nystrom import Nystrom
+
+__all__ = ["PRECONDITIONERS"]
+
+
+def _nystrom(net: MLP, loss: Loss, **options: Any) -> Nystrom:
+    return Nystrom(net, loss, rank=min(20, net.num_params), **options)
+
+
+# Each is made for a net and a loss, with seed and num_threads, and measures nothing yet.
+PRECONDITIONERS: dict[str, Callable[..., Preconditioner]] = {
+    "kfac": partial(KFAC, samples=1),
+    "ekfac": partial(EKFAC, samples=1),
+    "tkfac": partial(TKFAC, samples=1),
+    "tekfac": partial(TEKFAC, samples=1),
+    "diagonal": DiagonalPreconditioner,
+    "nystrom": _nystrom,
+}

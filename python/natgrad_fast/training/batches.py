@@ -1,0 +1,71 @@
+"""The data of a training run, checked once, and the mini-batches made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .._arrays import as_real
+from ..losses import Loss
+from ..model.batch import Batch, BatchOptions
+from ..model.mlp import MLP
+
+__all__ = ["Cases"]
+
+
+class Cases:
+    """All cases of a run; arguments as in `Batch`.
+
+    Parameters
+    ----------
+    size : int or None
+        Cases of a mini-batch; all of them by default. Then the targets are kept as the user has
+        them, since labels are small and rows of probabilities are not: those of a mini-batch become
+        what the core takes when it is made.
+    """
+
+    def __init__(
+        self,
+        net: MLP,
+        loss: Loss,
+        X: ArrayLike,
+        y: ArrayLike,
+        options: BatchOptions,
+        size: int | None,
+    ) -> None:
+        if y is None:
+            raise ValueError("y is missing: the objective depends on targets")
+        self._all = Batch(net, loss, X, y, **options)
+        self.num_cases = self._all.num_cases
+        self.size = self.num_cases if size is None else min(size, self.num_cases)
+        self._targets: NDArray[np.generic] | None = None
+        if self.size < self.num_cases:
+            self._all.targets = None
+            targets, weight = as_real(y, "y"), options.get("sample_weight")
+            # A case of weight 0 does not count, so it has no place in the order either.
+            self._targets = targets if weight is None else targets[np.asarray(weight) > 0]
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Steps of an epoch."""
+        return -(-self.num_cases // self.size)
+
+    def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
+        """Batches of an epoch: `size` cases each, the last one perhaps fewer.
+
+        They are drawn without replacement; all cases at once are one batch, and nothing is drawn.
+        """
+        if self.size == self.num_cases:
+            yield self._all
+            return
+        order = rng.permutation(self.num_cases)
+        for first in range(0, self.num_cases, self.size):
+            yield self._take(order[first : first + self.size])
+
+    def _take(self, cases: NDArray[np.intp]) -> Batch:
+        net, loss = self._all.net, self._all.loss
+        assert self._targets is not None
+        targets = loss.targets(self._targets[cases], len(cases), net.sizes[-1], net.dtype)
+        return self._all.take(cases, targets)
