@@ -10,10 +10,12 @@ void register_sample_space(py::module_& m) {
   using Space = SampleSpace<T>;
   py::class_<Space, LinearOperator<T>, std::shared_ptr<Space>>(
       m, "SampleSpace", "The kernel K = U'U (n, n) of a curvature matrix B = U U' (P, P).")
-      .def(py::init([](std::shared_ptr<CurvatureOperator<T>> curvature) {
-             return std::make_shared<Space>(std::move(curvature));
+      .def(py::init([](std::shared_ptr<CurvatureOperator<T>> curvature, double bias_scale) {
+             return std::make_shared<Space>(std::move(curvature), bias_scale);
            }),
-           py::arg("curvature"))
+           py::arg("curvature"),
+           py::kw_only(),
+           py::arg("bias_scale") = 1.0)
       .def("prepare_products",
            &Space::prepare_products,
            py::call_guard<py::gil_scoped_release>(),
@@ -98,7 +100,6 @@ void register_sample_space(py::module_& m) {
           py::kw_only(),
           py::arg("num_outputs"),
           "r (n,), rest (N, C) with gradient U r + J'rest, and whether the rest is 0.")
-      .def("form", &Space::form, py::call_guard<py::gil_scoped_release>(), "Forms K.")
       .def("form",
            &Space::form,
            py::call_guard<py::gil_scoped_release>(),

@@ -41,8 +41,10 @@ Buffer<T> transposed_rows(PanelView<const T> a, int num_threads) {
 }  // namespace
 
 template <class T>
-SampleSpace<T>::SampleSpace(std::shared_ptr<CurvatureOperator<T>> curvature)
-    : curvature_(std::move(curvature)), packed_(columns(), lin().num_panels() * Tile<T>::width) {
+SampleSpace<T>::SampleSpace(std::shared_ptr<CurvatureOperator<T>> curvature, double bias_scale)
+    : curvature_(std::move(curvature)),
+      bias_scale_(static_cast<T>(bias_scale)),
+      packed_(columns(), lin().num_panels() * Tile<T>::width) {
   check(curvature_->output().positive_semidefinite(),
         "the matrix may be indefinite: it has no factor U U' and no sample space");
   checked_product(size(), size(), "sample space");
@@ -159,7 +161,7 @@ template <class T>
 Panels<T> SampleSpace<T>::layer_gram(std::size_t l, PanelView<const T> inputs) const {
   constexpr Index width = Tile<T>::width;
   const Index d = inputs.rows, n = inputs.count * width;
-  const T bias = lin().net().layers[l].has_bias ? T(1) : T(0);
+  const T bias = lin().net().layers[l].has_bias ? bias_scale_ : T(0);
   const Buffer<T> rows = transposed_rows(inputs, lin().num_threads());
   Panels<T> gram(n, n);
   const PanelView<T> g = gram.view();

@@ -20,13 +20,15 @@ namespace natgrad {
 template <class T>
 class SampleSpace final : public LinearOperator<T> {
  public:
-  // The matrices M_i of the curvature must be positive semi-definite.
-  explicit SampleSpace(std::shared_ptr<CurvatureOperator<T>> curvature);
+  // The matrices M_i of the curvature must be positive semi-definite. With a bias_scale r other than
+  // 1 the kernel is K = U'D U, D = diag(1 for weights, r for biases): for shifts s on weights and
+  // s / r on biases,   (U U' + s D^{-1})^{-1} g = D (g - U (K + s I)^{-1} U'D g) / s.
+  explicit SampleSpace(std::shared_ptr<CurvatureOperator<T>> curvature, double bias_scale = 1);
 
   Index size() const override { return num_cases() * columns(); }
   // y = K x by backward deltas, layer Grams and a forward pass (Linearization::multiply_kernel).
   void apply(const T* x, T* y) override;
-  // Layer Grams A'A + 1 (N x N), which the first product makes otherwise: 2 N^2 flops per unit, kept.
+  // Layer Grams A'A + r (N x N), which the first product makes otherwise: 2 N^2 flops per unit, kept.
   void prepare_products();
 
   // v = [v] + U w, with a start if `add`;  w (n,), v (P,).   4 N P flops.
@@ -81,9 +83,10 @@ class SampleSpace final : public LinearOperator<T> {
   void from_kernel_order(const Eigen::VectorXd& v, T* w) const;
 
   std::shared_ptr<CurvatureOperator<T>> curvature_;
+  T bias_scale_;
   std::mutex mutex_;               // guards the making and the use of what is kept, below
   Panels<T> packed_;               // (columns x N), scratch of products
-  std::vector<Panels<T>> grams_;   // A_{l-1}'A_{l-1} + 1, (N x N)
+  std::vector<Panels<T>> grams_;   // A_{l-1}'A_{l-1} + r, (N x N)
   std::vector<Panels<T>> deltas_;  // (d_l x N), scratch of products over several chunks
   Matrix kernel_, factor_, vectors_;
   Eigen::VectorXd values_;

@@ -158,7 +158,7 @@ class SampleSpace(LinearOperator):
     """
     The kernel K = U'U (n, n) of a curvature matrix B = U U' (P, P).
     """
-    def __init__(self, curvature: Curvature) -> None:
+    def __init__(self, curvature: Curvature, *, bias_scale: typing.SupportsFloat | typing.SupportsIndex = 1.0) -> None:
         ...
     def add_factor(self, w: numpy.ndarray, v: numpy.ndarray) -> None:
         """
@@ -172,12 +172,6 @@ class SampleSpace(LinearOperator):
         """
         Cholesky factors of K + shift I; whether it is positive definite to rounding.
         """
-    @typing.overload
-    def form(self) -> bool:
-        """
-        Forms K.
-        """
-    @typing.overload
     def form(self) -> bool:
         """
         Forms K; whether it had to.

@@ -6,10 +6,12 @@ import dataclasses
 import enum
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .._typing import Array
 
 __all__ = [
     "BlockCGResult",
@@ -96,7 +98,7 @@ class CGIterate(NamedTuple):
     """Iterate `x` (P,) of number `iteration`, with its value of the quadratic."""
 
     iteration: int
-    x: Any
+    x: Array
     quadratic: float
 
 
@@ -104,7 +106,7 @@ class CGIterate(NamedTuple):
 class CGResult(SolveInfo):
     """`SolveInfo` with the solution `x` (P,), and the `iterates` that were kept."""
 
-    x: Any
+    x: Array
     iterates: tuple[CGIterate, ...] = ()
 
     @property
@@ -157,7 +159,7 @@ class BlockCGResult:
         As in `SolveInfo`, all columns together.
     """
 
-    x: Any
+    x: Array
     columns: tuple[CGResult, ...]
     matvecs: int
     seconds: float

@@ -116,7 +116,7 @@ class Batch:
     ) -> None:
         self.net, self.loss = as_net(net), as_loss(loss)
         self.loss.num_targets(net.sizes[-1])  # refuses widths that the loss is not made for
-        self.l2 = as_decay(l2, "l2")
+        self._l2 = as_decay(l2, "l2")
         self.num_threads = as_num_threads(num_threads)
         self.chunk_size = as_chunk_size(chunk_size)
         self.counted, self.x, self.weights = _with_weights(net, X, sample_weight, self.num_threads)
@@ -137,7 +137,7 @@ class Batch:
                     f"got {total_weight}"
                 )
         share = self.weight / self.total_weight
-        self.decay = self.l2 if share == 1.0 else Decay(*(share * part for part in self.l2))
+        self.decay = self._l2 if share == 1.0 else Decay(*(share * part for part in self._l2))
         self._objective: CoreObjective | None = None
 
     def take(self, cases: NDArray[np.intp], targets: Array) -> Batch:
@@ -155,8 +155,13 @@ class Batch:
     def without_l2(self) -> Batch:
         """Return the same batch with l2 = 0."""
         other = copy.copy(self)
-        other.l2 = other.decay = Decay(0.0, 0.0)
+        other._l2 = other.decay = Decay(0.0, 0.0)
         return other
+
+    @property
+    def l2(self) -> float | tuple[float, float]:
+        """Weight decay as given: a number, or (weights, biases) if they differ."""
+        return self._l2.shown
 
     def __repr__(self) -> str:
         """Cases, loss and net."""

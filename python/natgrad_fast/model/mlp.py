@@ -146,6 +146,14 @@ class MLP:
             bias_size = outputs if self._bias[layer] else 0
             yield self._params[w:b].reshape(outputs, inputs), self._params[b : b + bias_size]
 
+    @property
+    def bias_places(self) -> list[slice]:
+        """Places of the biases of every layer in `params`."""
+        starts = [self._architecture.bias_offset(layer) for layer in range(self.num_layers)]
+        return [
+            slice(start, start + bias.size) for start, bias in zip(starts, self.biases, strict=True)
+        ]
+
     def __repr__(self) -> str:
         """Describe the architecture."""
         hidden = ", ".join(dict.fromkeys(self._activations[:-1])) or "no hidden layer"

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._arrays import as_floats, as_num_threads, as_number, as_real, as_rows, as_vector, dot
-from .._typing import Array, DType
+from .._typing import Array, DType, Layout
 
 __all__ = ["Operator", "Role"]
 
@@ -45,12 +45,12 @@ class Operator:
 
     __array_ufunc__ = None  # `array @ operator` is left to __rmatmul__, not looped over
     # Set by composition.py, which builds on this file.
-    _sum_of: ClassVar[Callable[[Sequence[tuple[float, Any]]], Operator]]
+    _sum_of: ClassVar[Callable[[Sequence[tuple[float, object]]], Operator]]
     _product_of: ClassVar[Callable[[Operator, Operator], Operator]]
     shape: tuple[int, int]
     dtype: DType
     role: Role = "matrix"
-    layout: Any = None
+    layout: Layout | None = None
     num_threads: int | None = None
     flops_per_product: float = math.nan
 
@@ -62,7 +62,7 @@ class Operator:
         """A'x for the rows of a (K, shape[0]) array, as a contiguous (K, shape[1]) array."""
         raise NotImplementedError
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> str | tuple[Any, ...]:
         """Refuse copies and pickles: they would share, or lose, memory of the core."""
         raise TypeError(f"{type(self).__name__} can not be copied or pickled: build it anew")
 
@@ -72,7 +72,7 @@ class Operator:
 
     if not TYPE_CHECKING:  # which is to say the same of np.asarray(operator)
 
-        def __array__(self, dtype: Any = None, copy: bool | None = None) -> NoReturn:
+        def __array__(self, dtype: object = None, copy: object = None) -> NoReturn:
             """Refuse to become an array by accident."""
             raise TypeError(
                 f"{self!r} is no array: multiply with @, or form the matrix with its to_dense()"
@@ -88,34 +88,34 @@ class Operator:
             return Operator._product_of(self, v)
         rows, is_block = as_rows(v, "v", self.shape[1], self.dtype)
         product = self._apply(rows)
-        return product.T if is_block else product[0]
+        return product.T if is_block else first_row(product)
 
     def __rmatmul__(self, u: ArrayLike) -> Array:
-        """U A for a row vector (m,) or K of them (K, m)."""
+        """Row vector (m,), or K of them (K, m), times A."""
         a, size = as_real(u, "u"), self.shape[0]
         if a.ndim not in (1, 2) or a.shape[-1] != size:
             raise ValueError(f"u has shape {a.shape}, wanted ({size},) or (K, {size})")
         if a.ndim == 1:
-            return self._apply_transpose(as_floats(a, "u", self.dtype, 1)[None])[0]
+            return first_row(self._apply_transpose(as_floats(a, "u", self.dtype, 1)[None]))
         if a.shape[0] == 0:
             raise ValueError("u has no rows, wanted at least one vector")
         return self._apply_transpose(as_floats(a, "u", self.dtype, 2))
 
-    def __add__(self, other: Any) -> Operator:
+    def __add__(self, other: object) -> Operator:
         """A + B for an operator B."""
         return Operator._sum_of([(1.0, self), (1.0, other)])
 
-    def __radd__(self, other: Any) -> Operator:
+    def __radd__(self, other: object) -> Operator:
         """0 + A, with which Python's `sum` begins; refused for anything else."""
         if type(other) is int and other == 0:
             return self
         return Operator._sum_of([(1.0, other), (1.0, self)])
 
-    def __sub__(self, other: Any) -> Operator:
+    def __sub__(self, other: object) -> Operator:
         """A - B for an operator B."""
         return Operator._sum_of([(1.0, self), (-1.0, other)])
 
-    def __rsub__(self, other: Any) -> Operator:
+    def __rsub__(self, other: object) -> Operator:
         """Refused: `other` is no operator."""
         return Operator._sum_of([(1.0, other), (-1.0, self)])
 
@@ -150,7 +150,7 @@ class Operator:
     def rmatvec(self, u: ArrayLike) -> Array:
         """A'u for a vector (m,) or (m, 1)."""
         rows, _ = as_rows(np.ravel(as_real(u, "u")), "u", self.shape[0], self.dtype)
-        return self._apply_transpose(rows)[0]
+        return first_row(self._apply_transpose(rows))
 
     def rmatmat(self, U: ArrayLike) -> Array:
         """A'U for a block (m, K)."""
@@ -185,7 +185,8 @@ class Operator:
         float
         """
         left, right = self._two_vectors(v, w)
-        return dot(left, self._apply(right[None])[0], as_num_threads(self.num_threads))
+        product = first_row(self._apply(right[None]))
+        return dot(left, product, as_num_threads(self.num_threads))
 
     def quadratic_forms(self, v: ArrayLike, w: ArrayLike) -> tuple[float, float, float]:
         """Return v'A v, v'A w and w'A w of a square A; by two products.
@@ -270,7 +271,13 @@ class TransposedOperator(Operator):
         return self._operator._apply(rows)
 
 
-def _as_factor(factor: Any, operator: Operator) -> float:
+def first_row(rows: Array) -> Array:
+    """The vector that is the only row of a block."""
+    row: Array = rows[0]
+    return row
+
+
+def _as_factor(factor: object, operator: Operator) -> float:
     try:
         return as_number(factor, "the factor of an operator")
     except TypeError as error:

@@ -58,6 +58,7 @@ class CurvatureMatrix(Operator):
         self.sample_weight, self.targets = batch.weights, batch.targets
         self.layout, self.sizes = net.layout, net.sizes
         self._counted, self._net = batch.counted, net
+        self.bias_places = net.bias_places
         self.decay = batch.decay
         self._damping = as_number(damping, "damping", minimum=0.0)
 
@@ -77,10 +78,9 @@ class CurvatureMatrix(Operator):
         raise NotImplementedError
 
     @property
-    def l2(self) -> float | Decay:
+    def l2(self) -> float | tuple[float, float]:
         """Weight decay that the matrix contains: a number, or (weights, biases) if they differ."""
-        weights, biases = self.decay
-        return weights if weights == biases else self.decay
+        return self.decay.shown
 
     def as_targets(self, y: ArrayLike) -> Array:
         """Targets of the cases that count, from targets of all cases that were given.
@@ -200,7 +200,7 @@ class GaussNewtonMatrix(CurvatureMatrix):
         return float(self.core.quadratic_form(*self._two_vectors(v, w)))
 
     def quadratic_forms(self, v: ArrayLike, w: ArrayLike) -> tuple[float, float, float]:
-        """Return v'Av, v'Aw and w'Aw; see `CurvatureMatrix.quadratic_forms`."""
+        """Return v'Av, v'Aw and w'Aw; see `Operator.quadratic_forms`."""
         first, second, third = self.core.quadratic_forms(*self._two_vectors(v, w))
         return float(first), float(second), float(third)
 

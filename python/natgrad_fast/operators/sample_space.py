@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._arrays import as_vector, core_for
-from .._typing import Array
+from .._typing import Array, CoreSampleSpace
 from .base import Operator
 from .curvature import GaussNewtonMatrix
 
@@ -65,6 +65,7 @@ class SampleSpace(Operator):
     True
     """
 
+    core: CoreSampleSpace
     solve: ClassVar[Callable[..., Any]]  # of linear/sample_space.py, which knows more
 
     def __init__(self, matrix: GaussNewtonMatrix) -> None:
@@ -74,7 +75,8 @@ class SampleSpace(Operator):
             raise ValueError(
                 f"the GGN of {matrix.loss.name} may be indefinite and has no sample space: use cg"
             )
-        self._matrix = matrix
+        self._matrix, self._bias_scale = matrix, 1.0
+        self._others: dict[float, SampleSpace] = {}
         self.core = core_for(matrix.dtype).SampleSpace(matrix.core)
         self.shape = (int(self.core.size),) * 2
         self.dtype = matrix.dtype
@@ -84,6 +86,21 @@ class SampleSpace(Operator):
     def __repr__(self) -> str:
         """Size and matrix."""
         return f"<{self.shape[0]}x{self.shape[1]} SampleSpace of {self._matrix!r}>"
+
+    def with_bias_scale(self, scale: float) -> SampleSpace:
+        """The space with the kernel U'D U, D = diag(1 for weights, `scale` for biases).
+
+        It serves solves whose shift on biases is that on weights over `scale`; the last is kept.
+        """
+        if scale == self._bias_scale:
+            return self
+        other = self._others.get(scale)
+        if other is None:
+            other = SampleSpace.__new__(SampleSpace)
+            vars(other).update(vars(self), _bias_scale=scale, _others={})
+            other.core = core_for(self.dtype).SampleSpace(self._matrix.core, bias_scale=scale)
+            self._others = {scale: other}
+        return other
 
     @property
     def T(self) -> Operator:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
-from ..losses.base import Loss
+from ..losses import Loss
 from ..model.mlp import MLP
 from .base import Preconditioner
 from .diagonal import DiagonalPreconditioner
@@ -16,8 +15,9 @@ from .nystrom import Nystrom
 __all__ = ["PRECONDITIONERS"]
 
 
-def _nystrom(net: MLP, loss: Loss, **options: Any) -> Nystrom:
-    return Nystrom(net, loss, rank=min(20, net.num_params), **options)
+def _nystrom(net: MLP, loss: Loss, *, seed: int, num_threads: int | None) -> Nystrom:
+    rank = min(20, net.num_params)
+    return Nystrom(net, loss, rank=rank, seed=seed, num_threads=num_threads)
 
 
 # Each is made for a net and a loss, with seed and num_threads, and measures nothing yet.

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .._arrays import all_finite, as_count, as_num_threads, as_number, as_rows, core_for
 from .._state import StateReader
-from .._typing import Array, LossName
+from .._typing import Array, CoreNystrom, Linearization, LossName, State
 from ..losses.base import Loss
 from ..losses.standard import as_loss
 from ..model.batch import Batch
@@ -90,7 +90,7 @@ class Nystrom(Preconditioner):
 
     def __init__(
         self,
-        A: Any,
+        A: object,
         loss: LossName | Loss | None = None,
         X: ArrayLike | None = None,
         *,
@@ -138,8 +138,11 @@ class Nystrom(Preconditioner):
         elif X is not None:
             self.update(X, sample_weight=sample_weight)
 
-    def _new_core(self) -> Any:
-        return core_for(self.dtype).Nystrom(self.shape[0], num_threads=self.num_threads)
+    def _new_core(self) -> CoreNystrom:
+        core: CoreNystrom = core_for(self.dtype).Nystrom(
+            self.shape[0], num_threads=self.num_threads
+        )
+        return core
 
     @property
     def num_updates(self) -> int:
@@ -190,7 +193,7 @@ class Nystrom(Preconditioner):
             raise TypeError("sample_weight goes with cases X of the net it was built with")
         self._update_with(as_linear_map(A))
 
-    def update_on(self, batch: Batch, linearization: Any = None) -> None:
+    def update_on(self, batch: Batch, linearization: Linearization | None = None) -> None:
         """Approximate the Fisher matrix of a batch; see `Preconditioner.update_on`."""
         self.check_belongs(batch.net, batch.loss)
         self._update(as_linear_map(Fisher.on(batch.without_l2(), linearization)))
@@ -227,10 +230,10 @@ class Nystrom(Preconditioner):
             rank = min(2 * rank, self._max_rank)
         self._replace(core, self._num_updates + 1)
 
-    def _replace(self, core: Any, num_updates: int, damping: float | None = None) -> None:
+    def _replace(self, core: CoreNystrom, num_updates: int, damping: float | None = None) -> None:
         """Take over a new approximation, and a new damping if one is given."""
         with self._lock:
-            damping = self._damping if damping is None else damping
+            damping = (self._damping or 0.0) if damping is None else damping
             core.refresh(damping)
             self.core, self._damping, self._num_updates = core, damping, num_updates
             self.flops_per_product = 4.0 * self.shape[0] * self.rank
@@ -254,7 +257,7 @@ class Nystrom(Preconditioner):
             self.core.refresh(damping)
             self._damping = damping
 
-    def to_dense(self, *, damped: bool = False) -> Any:
+    def to_dense(self, *, damped: bool = False) -> Array:
         """Form the approximation U L U' (P, P) of A, or with `damped` the matrix ``@`` inverts.
 
         Not the matrix of ``@`` itself: that is the inverse of ``to_dense(damped=True)``.
@@ -267,7 +270,7 @@ class Nystrom(Preconditioner):
         dense = np.eye(self.shape[0]) + (vectors.T * weights) @ vectors
         return (dense / core.scale).astype(self.dtype)
 
-    def diagonal(self) -> Any:
+    def diagonal(self) -> Array:
         """Diagonal (P,) of the approximation U L U', not damped; float64."""
         core = self._measured_core()
         return core.eigenvalues @ np.square(core.vectors, dtype=np.float64)
@@ -291,7 +294,7 @@ class Nystrom(Preconditioner):
         damping = as_number(damping, "damping", minimum=0.0)
         return float(self._measured_core().log_determinant(damping))
 
-    def sqrt_solve(self, v: ArrayLike) -> Any:
+    def sqrt_solve(self, v: ArrayLike) -> Array:
         """Multiply with the symmetric square root of the inverse: R v with R R = R R' = M.
 
         Of standard normal v it makes samples of covariance M, at the costs of ``M @ v``.
@@ -308,18 +311,19 @@ class Nystrom(Preconditioner):
         roots = self._measured_core().apply_root(rows)
         return roots.T if is_block else roots[0]
 
-    def _apply(self, rows: Any) -> Any:
+    def _apply(self, rows: Array) -> Array:
         return self._measured_core().apply(rows)
 
-    def _measured_core(self) -> Any:
+    def _measured_core(self) -> CoreNystrom:
         self._check_measured()
-        return self.core
+        core: CoreNystrom = self.core
+        return core
 
     def _check_measured(self) -> None:
         if self._num_updates == 0:
             raise ValueError("there is nothing to invert yet: call update(X) first")
 
-    def _extend(self, omega: Any, rank: int, rng: np.random.Generator) -> Any:
+    def _extend(self, omega: Array, rank: int, rng: np.random.Generator) -> Array:
         """Orthonormal rows (rank, P), the first of which are those of omega."""
         rows = np.empty((rank, omega.shape[1]), self.dtype)
         rows[: len(omega)] = omega
@@ -329,7 +333,7 @@ class Nystrom(Preconditioner):
         rows[: len(omega)] = omega  # their products are known
         return rows
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Approximation, damping and counter: copies, plain types and arrays.
 
         Returns
@@ -347,7 +351,7 @@ class Nystrom(Preconditioner):
                 "vectors": self.core.vectors,
             }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Put back what `state_dict` of an approximation of the same size and dtype returned.
 
         Parameters
@@ -361,7 +365,7 @@ class Nystrom(Preconditioner):
         """
         self._replace(*self._read(state))
 
-    def _read(self, state: Mapping[str, Any]) -> tuple[Any, int, float]:
+    def _read(self, state: Mapping[str, object]) -> tuple[CoreNystrom, int, float]:
         """Core, number of updates and damping of a state, checked."""
         names = ("kind", "dtype", "num_updates", "damping", "rank", "eigenvalues", "vectors")
         reader = StateReader(state, "state", names)
@@ -378,7 +382,7 @@ class Nystrom(Preconditioner):
         core.set_approximation(values, vectors=vectors)
         return core, num_updates, damping
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle by the state."""
         return _from_state, (type(self), self.__getstate__())
 
@@ -402,7 +406,7 @@ def _from_state(kind: type[Nystrom], state: dict[str, Any]) -> Nystrom:
     return nystrom
 
 
-def _as_rank(rank: Any, name: str, size: int) -> int:
+def _as_rank(rank: object, name: str, size: int) -> int:
     count = as_count(rank, name, 1)
     if count > size:
         raise ValueError(f"{name} must be <= P = {size}, got {count}")

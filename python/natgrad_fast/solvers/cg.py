@@ -10,6 +10,7 @@ from .._arrays import as_count, as_name, as_number
 from .._state import StateReader
 from .._typing import Array, Linearization, State
 from ..linear.cg import cg
+from ..linear.results import CGResult
 from ..losses import Loss
 from ..model.batch import Batch
 from ..model.mlp import MLP
@@ -125,6 +126,7 @@ class CG(StepSolver):
             x0=x0,
             stopping=self.stopping,
         )
+        assert isinstance(result, CGResult)
         return Direction(result.x, result.info)
 
     def state_dict(self) -> State:

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .._arrays import Decay, as_count, as_number
+from .._arrays import as_count, as_number
 from ..losses import Loss
 from ..model.batch import Batch, BatchOptions
 from ..model.mlp import MLP
@@ -38,9 +38,12 @@ class Trainee(Protocol):
 
     net: MLP
     loss: Loss
-    l2: Decay
     num_threads: int
     _rng: np.random.Generator
+
+    @property
+    def l2(self) -> float | tuple[float, float]:
+        """Weight decay."""
 
     @property
     def damping_policy(self) -> DampingPolicy:

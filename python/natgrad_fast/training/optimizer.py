@@ -118,7 +118,7 @@ class NaturalGradient:
         self.curvature = as_name(curvature, "curvature", CURVATURES)
         self._policy = as_policy(damping)
         self.momentum = bool(momentum)
-        self.l2 = as_decay(l2, "l2")
+        self._l2 = as_decay(l2, "l2")
         self.num_threads = as_num_threads(num_threads)
         seed = as_count(seed, "seed", 0)
         self._rng = np.random.default_rng(seed)
@@ -132,6 +132,11 @@ class NaturalGradient:
             f"NaturalGradient({self.net!r}, {self.loss!r}, curvature={self.curvature!r}, "
             f"solver={self.solver!r}, damping={self._policy!r}, step={self._progress.step})"
         )
+
+    @property
+    def l2(self) -> float | tuple[float, float]:
+        """Weight decay: a number, or (weights, biases) if they differ."""
+        return self._l2.shown
 
     @property
     def damping(self) -> float:
@@ -224,15 +229,15 @@ class NaturalGradient:
                 X,
                 y,
                 sample_weight=sample_weight,
-                l2=self.l2,
+                l2=self._l2,
                 num_threads=self.num_threads,
             )
         if y is not None or sample_weight is not None:
             raise TypeError("a Batch comes with its targets and weights: leave y and weights out")
         if X.net is not self.net or X.loss != self.loss or X.l2 != self.l2:
             raise ValueError(
-                f"batch is of {X.net!r}, {X.loss!r} and l2 = {tuple(X.l2)}, the optimizer of "
-                f"{self.net!r}, {self.loss!r} and l2 = {tuple(self.l2)}"
+                f"batch is of {X.net!r}, {X.loss!r} and l2 = {X.l2}, the optimizer of "
+                f"{self.net!r}, {self.loss!r} and l2 = {self.l2}"
             )
         return X
 
@@ -427,7 +432,7 @@ class NaturalGradient:
             "loss": repr(self.loss),
             "curvature": self.curvature,
             "momentum": self.momentum,
-            "l2": tuple(self.l2),
+            "l2": tuple(self._l2),
             "solver_name": type(self.solver).__name__,
             "damping_name": type(self._policy).__name__,
         }
