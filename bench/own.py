@@ -7,8 +7,7 @@ from typing import Any
 
 import natgrad_fast as ng
 import numpy as np
-from natgrad_fast._arrays import core_for
-from natgrad_fast.losses.standard import as_loss
+from natgrad_fast.losses import as_loss
 
 from . import counts
 from .cases import Case, Data
@@ -31,12 +30,7 @@ class Own:
 
     def draws(self, seed: int = 0) -> np.ndarray:
         """(N, C): for every case the gradient of the loss at one drawn target."""
-        z, loss = self.net(self.x), as_loss(self.loss)
-        nothing = np.zeros((len(z), loss.num_targets(z.shape[1])), z.dtype)
-        matrices = core_for(z.dtype).OutputMatrices(
-            loss.core, "sampled_fisher", z, nothing, samples=1, seed=seed
-        )
-        return np.asarray(matrices.factor()[:, :, 0])
+        return as_loss(self.loss).draw_gradients(self.net(self.x), seed=seed)[:, 0]
 
     def gradient(self, task: Task) -> Entry:
         args = (self.net, self.loss, self.x, self.y)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import difflib
 import math
 import numbers
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Any, NamedTuple, TypeGuard, cast
 
@@ -355,13 +356,24 @@ def as_num_threads(num_threads: int | None) -> int:
     return count
 
 
-def as_name(name: object, what: str, known: Iterable[str]) -> str:
-    """One of the known names; the error lists them and the nearest one."""
+def as_name(
+    name: object, what: str, known: Iterable[str], synonyms: Mapping[str, str] | None = None
+) -> str:
+    """One of the known names; the error lists them and the one that is meant.
+
+    `synonyms` are names from elsewhere, in lower case without punctuation, and what to say of them:
+    the known name, or an advice.
+    """
     names = tuple(known)
     if not isinstance(name, str):
         raise TypeError(f"{what} must be a name, got {name!r}; known: {', '.join(names)}")
     if name in names:
         return name
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    plain = re.sub("[^a-z0-9]", "", name.lower())
+    meant = (synonyms or {}).get(plain)
+    if meant is None:
+        meant = next((n for n in names if n.replace("_", "") == plain), None)
+    if meant is None:
+        meant = next(iter(difflib.get_close_matches(name, names, n=1, cutoff=0.5)), None)
+    hint = "" if meant is None else f"; did you mean {meant!r}?" if meant in names else f"; {meant}"
     raise ValueError(f"unknown {what} {name!r}; known: {', '.join(names)}{hint}")

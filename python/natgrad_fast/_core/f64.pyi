@@ -3,7 +3,7 @@ import natgrad_fast._core
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Curvature', 'Hessian', 'KroneckerFactors', 'LinearOperator', 'Linearization', 'Nystrom', 'Objective', 'OutputMatrices', 'ProductOperator', 'SampleSpace', 'SumOperator', 'all_finite', 'conjugate_gradients', 'dot', 'hessian_bytes', 'linearization_bytes', 'multishift_conjugate_gradients', 'orthonormalise_rows', 'predict', 'scaled', 'transposed']
+__all__: list[str] = ['Curvature', 'Hessian', 'KroneckerFactors', 'LinearOperator', 'Linearization', 'Nystrom', 'Objective', 'ProductOperator', 'SampleSpace', 'SumOperator', 'all_finite', 'conjugate_gradients', 'dot', 'draw_gradients', 'hessian_bytes', 'linearization_bytes', 'multishift_conjugate_gradients', 'orthonormalise_rows', 'predict', 'predictive_mean', 'scaled', 'transposed']
 class LinearOperator:
     """
     A symmetric linear map on R^P.
@@ -40,49 +40,6 @@ class Linearization:
         ...
     @property
     def params(self) -> numpy.typing.NDArray[numpy.float64]:
-        ...
-class OutputMatrices:
-    """
-    Per-case (C x C) matrices in the space of outputs.
-    """
-    def __init__(self, loss: natgrad_fast._core.Loss, kind: str, z: numpy.ndarray, y: typing.Any, *, samples: typing.SupportsInt | typing.SupportsIndex = 1, seed: typing.SupportsInt | typing.SupportsIndex = 0, chunk: typing.SupportsInt | typing.SupportsIndex = 0, num_threads: typing.SupportsInt | typing.SupportsIndex = 1) -> None:
-        ...
-    def divide_factor(self, e: numpy.ndarray) -> tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64]]:
-        """
-        r (N, num_columns) and rest (N, C) of e = Q r + rest.
-        """
-    def factor(self) -> numpy.typing.NDArray[numpy.float64]:
-        """
-        Q (N, C, num_columns), column by column.
-        """
-    def inner(self, r: numpy.ndarray, s: numpy.ndarray) -> list[float]:
-        """
-        r_i' M_i s_i, N of them.
-        """
-    def multiply(self, r: numpy.ndarray) -> numpy.typing.NDArray[numpy.float64]:
-        """
-        M_i r_i (N, C).
-        """
-    def multiply_factor(self, w: numpy.ndarray) -> numpy.typing.NDArray[numpy.float64]:
-        """
-        Q_i w_i (N, C).
-        """
-    def multiply_factor_transposed(self, r: numpy.ndarray) -> numpy.typing.NDArray[numpy.float64]:
-        """
-        Q_i' r_i (N, num_columns).
-        """
-    def signs(self) -> numpy.typing.NDArray[numpy.float64]:
-        """
-        S (N, num_columns).
-        """
-    @property
-    def needs_targets(self) -> bool:
-        ...
-    @property
-    def num_columns(self) -> int:
-        ...
-    @property
-    def positive_semidefinite(self) -> bool:
         ...
 class Objective:
     """
@@ -314,6 +271,10 @@ def dot(x: numpy.ndarray, y: numpy.ndarray, *, num_threads: typing.SupportsInt |
     """
     x'y in double; bits independent of threads.
     """
+def draw_gradients(loss: natgrad_fast._core.Loss, z: numpy.ndarray, *, num_samples: typing.SupportsInt | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex, num_threads: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    dL/dz (N, S, C) at S targets for every case, drawn from the predictive laws at z (N, C).
+    """
 def hessian_bytes(net: natgrad_fast._core.Architecture, *, num_cases: typing.SupportsInt | typing.SupportsIndex, chunk_size: typing.SupportsInt | typing.SupportsIndex, num_threads: typing.SupportsInt | typing.SupportsIndex) -> float:
     """
     Bytes that a Hessian allocates.
@@ -333,6 +294,10 @@ def orthonormalise_rows(q: numpy.ndarray, *, num_threads: typing.SupportsInt | t
 def predict(net: natgrad_fast._core.Architecture, *, params: numpy.ndarray, x: numpy.ndarray, num_threads: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float64]:
     """
     Z (N, C) from params (P,) and x (N, d_0).
+    """
+def predictive_mean(loss: natgrad_fast._core.Loss, z: numpy.ndarray, *, num_threads: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    Means (N, num_targets) of the predictive laws at outputs z (N, C).
     """
 def scaled(a: typing.SupportsFloat | typing.SupportsIndex, x: numpy.ndarray, *, num_threads: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float64]:
     """

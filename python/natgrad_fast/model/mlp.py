@@ -21,7 +21,8 @@ from .._arrays import (
     as_vector,
     core_for,
 )
-from .._typing import ActivationName, Array, DType, Linearization, State
+from .._typing import ActivationName, Array, DType, Linearization, LossName, State
+from ..losses import Loss, as_loss
 from .initializers import INITIALIZERS
 
 __all__ = ["MLP"]
@@ -197,6 +198,49 @@ class MLP:
         )
         return z
 
+    def predict_mean(
+        self, X: ArrayLike, loss: LossName | Loss, *, num_threads: int | None = None
+    ) -> Array:
+        """Mean of the model's predictive law for inputs X (N, d_0); 2 N P flops.
+
+        Where `net(X)` gives natural parameters, this is what the model expects y to be, after the
+        link that belongs to the loss: probabilities (softmax_cross_entropy, of every class;
+        bernoulli_cross_entropy, of 1), rates (poisson), means or centres (the others).
+
+        Parameters
+        ----------
+        X : (N, d_0) array_like
+        loss : str or Loss
+            The one that the net is trained with.
+        num_threads : int, optional
+            The result has the same bits for any number.
+
+        Returns
+        -------
+        array of the net's dtype
+            In the shape that y usually has: (N,) for one target, where y may be a column (N, 1) as
+            well (`reshape(-1, 1)` makes one), else (N, num_targets). For softmax_cross_entropy the
+            probabilities (N, C), of one class too.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For arguments of a wrong shape, type or range.
+
+        Examples
+        --------
+        >>> import numpy as np, natgrad_fast as ng
+        >>> X, y = np.linspace(0.0, 1.0, 20)[:, None], np.zeros(20)
+        >>> net = ng.MLP([1, 5, 1])
+        >>> net.predict_mean(X, "squared_error").shape == y.shape
+        True
+        >>> ng.MLP([1, 5, 3]).predict_mean(X, "softmax_cross_entropy").shape
+        (20, 3)
+        """
+        law, threads = as_loss(loss), as_num_threads(num_threads)
+        law.num_targets(self._sizes[-1])  # refuses widths that the loss is not made for
+        return law.mean_of_outputs(self(X, num_threads=threads), threads)
+
     def jvp(self, X: ArrayLike, v: ArrayLike, *, num_threads: int | None = None) -> Array:
         """Directional derivatives of the outputs, J v.
 
@@ -286,16 +330,36 @@ def _as_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
     return result
 
 
+# What activations are called elsewhere, in lower case without punctuation.
+_ELSEWHERE = {
+    "logistic": "sigmoid logsig expit sigm",
+    "identity": "linear none purelin affine",
+    "silu": "swish swish1 silu1",
+    "tanh": "tansig hyperbolictangent tanhyperbolic",
+    "relu": "rectifier rectified rectifiedlinear poslin ramp",
+    "leaky_relu": "lrelu",
+    "elu": "exponentiallinear",
+    "softplus": "softrelu smoothrelu",
+    "gelu": "gaussianerrorlinear gelunone",
+    "sin": "sine siren",
+    "the link belongs to the loss: leave the outputs 'identity' and take the loss "
+    "'softmax_cross_entropy'": "softmax logsoftmax",
+}
+_SYNONYMS = {name: meant for meant, names in _ELSEWHERE.items() for name in names.split()}
+
+
 def _as_activations(
     activation: str | Sequence[str], output_activation: str, num_layers: int
 ) -> tuple[str, ...]:
-    known = _core.activation_names
-    output = as_name(output_activation, "output_activation", known)
+    def known(name: str, what: str) -> str:
+        return as_name(name, what, _core.activation_names, _SYNONYMS)
+
+    output = known(output_activation, "output_activation")
     if isinstance(activation, str):
-        return (as_name(activation, "activation", known),) * (num_layers - 1) + (output,)
+        return (known(activation, "activation"),) * (num_layers - 1) + (output,)
     if not hasattr(activation, "__iter__"):
         raise TypeError(f"activation must be a name or a sequence of names, got {activation!r}")
-    names = tuple(as_name(name, "activation", known) for name in activation)
+    names = tuple(known(name, "activation") for name in activation)
     if len(names) == num_layers:
         return names
     if len(names) == num_layers - 1:

@@ -451,7 +451,7 @@ def _as_generator(reader: StateReader) -> np.random.Generator:
     outer = StateReader(reader["rng"], reader.path("rng"), names)
     outer.same("bit_generator", "PCG64")
     inner = StateReader(outer["state"], outer.path("state"), ("state", "inc"))
-    state: dict[str, Any] = {
+    state: Mapping[str, Any] = {
         "bit_generator": "PCG64",
         "state": {name: inner.integer(name, 0, 2**128 - 1) for name in ("state", "inc")},
         "has_uint32": outer.integer("has_uint32", 0, 1),
