@@ -166,30 +166,26 @@ def as_floats(
 ) -> Array:
     """A finite, C-contiguous, aligned array of `dtype`; `x` itself where it is one already."""
     a = _as_contiguous(x, name, dtype, ndim)
-    if not all_finite(a, _threads_for(a.size, num_threads)):
+    threads = 1 if a.size < _LARGE else _threads_for(a.size, num_threads)
+    if not core_for(dtype).all_finite(a, num_threads=threads):
         raise _not_finite(a, name)
     return a
 
 
-def _as_contiguous(x: ArrayLike, name: str, dtype: DType, ndim: int | tuple[int, ...]) -> Array:
+def _as_contiguous(x: Any, name: str, dtype: DType, ndim: int | tuple[int, ...]) -> Array:
     """As `as_floats`, for elements that somebody else looks at."""
-    a = _as_ndarray(x, name)
-    allowed = (ndim,) if isinstance(ndim, int) else ndim
-    if a.ndim not in allowed:
+    ready = type(x) is np.ndarray and x.dtype == dtype and x.flags.c_contiguous and x.flags.aligned
+    a: Any = x if ready else as_real(x, name)
+    if a.ndim != ndim and (isinstance(ndim, int) or a.ndim not in ndim):
+        allowed = (ndim,) if isinstance(ndim, int) else ndim
         wanted = " or ".join(str(n) for n in allowed)
         raise ValueError(f"{name} has {a.ndim} dimensions (shape {a.shape}), wanted {wanted}")
-    if a.dtype == dtype and a.flags.c_contiguous and a.flags.aligned and type(a) is np.ndarray:
-        return cast(Array, a)
-    if a.dtype.kind not in _REAL:
-        raise _not_real(a.dtype, name)
-    with np.errstate(over="ignore"):  # what does not fit is reported as Inf
-        converted = np.require(a, dtype=dtype, requirements=["C", "A"])
-    return converted.view(np.ndarray)
-
-
-def _as_ndarray(x: ArrayLike, name: str) -> RealArray:
-    """An array; of real numbers, unless it was one before."""
-    return x if isinstance(x, np.ndarray) and type(x) is np.ndarray else as_real(x, name)
+    if not ready:
+        with np.errstate(over="ignore"):  # what does not fit is reported as Inf
+            a = np.require(a, dtype=dtype, requirements=["C", "A"])
+        a = a.view(np.ndarray)
+    result: Array = a
+    return result
 
 
 def _not_finite(a: Array, name: str) -> ValueError:
@@ -217,7 +213,7 @@ def as_vector(v: ArrayLike, name: str, size: int, dtype: DType) -> Array:
 
 def as_rows(v: ArrayLike, name: str, size: int, dtype: DType) -> tuple[Array, bool]:
     """A vector (size,) or block (size, K) as K contiguous rows; and whether it was a block."""
-    a = _as_ndarray(v, name)
+    a: Any = v if type(v) is np.ndarray else as_real(v, name)
     if a.ndim not in (1, 2) or a.shape[0] != size:
         raise ValueError(f"{name} has shape {a.shape}, wanted ({size},) or ({size}, K)")
     if a.ndim == 2 and a.shape[1] == 0:

@@ -53,9 +53,10 @@ def cg(
     Parameters
     ----------
     A : operator
-        Symmetric positive semi-definite: a `Fisher` or `GGN`, a square array, or anything with
-        ``shape``, ``dtype`` and ``matvec``, such as a SciPy LinearOperator; ``matmat`` is used for
-        blocks and ``flops_per_product`` for the record, if there.
+        Symmetric positive semi-definite: a `Fisher` or `GGN`, sums of such, a square array, dense
+        or SciPy sparse, or anything with ``shape``, ``dtype`` and ``matvec``, such as a SciPy
+        LinearOperator; ``matmat`` is used for blocks and ``flops_per_product`` for the record, if
+        there.
     b : (P,) or (P, K) array_like
         K right-hand sides are solved in lockstep, with products of blocks; every column has its own
         stop.
@@ -65,7 +66,8 @@ def cg(
         Symmetric positive definite approximation of the *inverse* of A + damping I, as in SciPy:
         something with ``matvec`` or ``@``, or the diagonal of such an inverse.
     rtol, atol : float
-        Tolerance max(rtol |b|, atol) of the residual; `rtol` counts for stopping="residual" only.
+        Tolerance max(rtol |b|, atol) of the residual; `rtol` counts for stopping="residual" only,
+        `atol` may be infinite.
     max_iter, min_iter : int
     x0 : array_like, optional
         Start, of the shape of b; zero by default.

@@ -84,11 +84,12 @@ class Operator:
     def __matmul__(self, v: ArrayLike) -> Array: ...
     def __matmul__(self, v: Operator | ArrayLike) -> Operator | Array:
         """A v for a vector (n,) or a block of K vectors (n, K); A B for an operator B."""
-        if isinstance(v, Operator):
+        if type(v) is not np.ndarray and isinstance(v, Operator):
             return Operator._product_of(self, v)
         rows, is_block = as_rows(v, "v", self.shape[1], self.dtype)
         product = self._apply(rows)
-        return product.T if is_block else first_row(product)
+        result: Array = product.T if is_block else product[0]
+        return result
 
     def __rmatmul__(self, u: ArrayLike) -> Array:
         """Row vector (m,), or K of them (K, m), times A."""
