@@ -6,10 +6,12 @@ import dataclasses
 import enum
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .._typing import Array
 
 __all__ = [
     "BlockCGResult",
@@ -100,7 +102,7 @@ class CGIterate(NamedTuple):
     """Iterate `x` (P,) of number `iteration`, with its value of the quadratic."""
 
     iteration: int
-    x: Any
+    x: Array
     quadratic: float
 
 
@@ -108,7 +110,7 @@ class CGIterate(NamedTuple):
 class CGResult(SolveInfo):
     """`SolveInfo` with the solution `x` (P,), and the `iterates` that were kept."""
 
-    x: Any
+    x: Array
     iterates: tuple[CGIterate, ...] = ()
 
     @property
@@ -161,7 +163,7 @@ class BlockCGResult:
         As in `SolveInfo`, all columns together.
     """
 
-    x: Any
+    x: Array
     columns: tuple[CGResult, ...]
     matvecs: int
     seconds: float
