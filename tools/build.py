@@ -109,7 +109,7 @@ def patiently(stream: IO[str], steps: Steps) -> Iterator[str]:
         try:
             line = lines.get(timeout=1.0)
         except queue.Empty:
-            steps.wait("still compiling")
+            steps.wait()
             continue
         if line is None:
             return
