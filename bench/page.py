@@ -6,10 +6,10 @@ import json
 from html import escape
 
 from .comparison import Change
-from .figures import COLOURS, Drawing, drawings
+from .figures import COLOURS, Drawing, drawings, main_results, setting
 from .peers import NAME
 from .results import Run
-from .tables import TEXT_COLUMNS, Table, tables, title_lines
+from .tables import TEXT_COLUMNS, Table, mean_slowness, tables, title_lines
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1f24; --paper: #ffffff; --faint: #6a7079;
@@ -46,7 +46,9 @@ details pre { font-size: .78rem; overflow-x: auto; background: var(--band); padd
 .cards { display: flex; flex-wrap: wrap; gap: .8rem; margin-top: 1.2rem; }
 .card { border: 1px solid var(--line); border-radius: 8px; padding: .7rem 1rem; min-width: 10rem; }
 .card b { display: block; font-size: 1.5rem; line-height: 1.2; color: var(--own); }
-.card span { font-size: .85rem; color: var(--faint); }
+.card strong, .card span { display: block; font-size: .9rem; }
+.card span { color: var(--faint); }
+h2.subject { font-size: 1.05rem; margin-top: 1.6rem; }
 """.replace("TEXT", str(TEXT_COLUMNS))
 
 BAD = ("wrong", "failed", "WRONG", "regression", "not solved")
@@ -78,7 +80,7 @@ def page(run: Run, changes: list[Change] | None = None) -> str:
 <body>
 <h1>Benchmarks of natgrad_fast</h1>
 <div class="facts">{facts}</div>
-{cards(found)}
+{cards(run)}
 <nav>{links}</nav>
 <p class="note" style="margin-top:1rem">{escape(READING)}</p>
 {"".join(sections)}
@@ -97,24 +99,26 @@ def short(title: str) -> str:
     return title.partition(":")[0]
 
 
-def cards(found: list[Table]) -> str:
+def cards(run: Run) -> str:
     """The geometric means of the GGN product, one card for each peer."""
-    summary = next((t for t in found if t.title.startswith("Summary")), None)
-    row = next((r for r in summary.rows if r[0].startswith("ggn,")), None) if summary else None
-    if summary is None or row is None:
-        return ""
+    of = [r for r in main_results(run, ["products"]) if r.row.quantity == "ggn"]
+    of = [r for r in of if r.row.num_vectors == 1]
     made = []
-    for name, cell in zip(summary.header[2:], row[2:], strict=True):
-        if cell != "-":
-            mean, _, nets = cell.partition(" ")
-            of = f"{escape(row[0])}<br>over {nets.strip('()')} nets"
-            peer = name.partition(":")[0]
+    for name in run.contestants:
+        mean, nets = mean_slowness(of, name)
+        if name != NAME and nets:
+            over = f"geometric mean of {nets} nets" if nets > 1 else "one net"
             made.append(
-                f'<div class="card"><b style="color:{COLOURS.get(peer, "inherit")}">{mean}x</b>'
-                f"<span>{escape(peer)}, {of}</span></div>"
+                f'<div class="card"><b style="color:{COLOURS.get(name, "inherit")}">'
+                f"{mean:.2f} x</b><strong>{escape(name)}</strong><span>{over}</span></div>"
             )
-    note = '<p class="note">GGN product: how many times as long a peer takes, geometric mean</p>'
-    return f'<div class="cards">{"".join(made)}</div>{note}'
+    if not made:
+        return ""
+    subject = (
+        f"A Gauss-Newton (GGN) product: how many times as long as {NAME} a peer takes "
+        f"({setting(of)})"
+    )
+    return f'<h2 class="subject">{escape(subject)}</h2><div class="cards">{"".join(made)}</div>'
 
 
 def figure(drawing: Drawing) -> str:
@@ -131,6 +135,7 @@ def section(table: Table) -> str:
     return (
         f'<h2 id="{anchor(short(table.title))}">{escape(title)}</h2><div class="scroll"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        + "".join(f'<p class="note">{escape(note)}.</p>' for note in table.notes)
     )
 
 

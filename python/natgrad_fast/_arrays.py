@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _core
-from .config import default_num_threads
+from .config import MAX_THREADS, default_num_threads
 
-MAX_THREADS = 4096
 # Elements from which on several threads read an array.
 _LARGE = 1 << 20
 
