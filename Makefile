@@ -25,17 +25,20 @@ tool = @python="$(PYTHON)"; \
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: FORCE help demo test lint format stubs bench bench-peers wheel sanitize hooks clean
+.PHONY: FORCE help demo test test-numerics lint format stubs bench bench-peers wheel sanitize hooks clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | while IFS=$$(printf '\t') read -r t d; \
-	  do printf '  make %-11s %s\n' "$$t" "$$d"; done
+	  do printf '  make %-13s %s\n' "$$t" "$$d"; done
 
 demo: $(VENV)/.demo  ## train on handwritten digits, beside scikit-learn's MLPClassifier; options: ARGS="--epochs 5"
 	$(BIN)/natgrad-fast demo $(ARGS)
 
 test: $(VENV)/.test  ## the test suite; options: ARGS="-k cg -x", WHEEL=dist/*.whl to test that one
 	$(BIN)/pytest $(ARGS)
+
+test-numerics: $(VENV)/.test  ## the tests that stand on rounding, as other processors would run them
+	$(BIN)/python tools/numerics.py $(ARGS)
 
 lint: $(VENV)/.lint  ## ruff, mypy --strict and clang-format, nothing is changed
 	$(BIN)/ruff check

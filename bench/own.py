@@ -7,6 +7,7 @@ from typing import Any
 
 import natgrad_fast as ng
 import numpy as np
+from natgrad_fast.losses import as_loss
 
 from . import counts
 from .cases import Case, Data
@@ -28,25 +29,8 @@ class Own:
         self.options = {"num_threads": num_threads, "chunk_size": case.chunk_size}
 
     def draws(self, seed: int = 0) -> np.ndarray:
-        """(N, C): of every case the gradient d_i of the loss at one drawn target, up to its sign.
-
-        A net without biases of the one-hot inputs I has its outputs z_i as parameters: there the
-        sampled Fisher matrix is N blocks d_i d_i' / N, and d_i = B u / sqrt(u' B u) for any u.
-        """
-        z = self.net(self.x)
-        n, c = z.shape
-        outputs = ng.MLP([n, c], bias=False, dtype=z.dtype.name, init="zeros")
-        outputs.params = z.T.ravel()
-        fisher = ng.Fisher(outputs, self.loss, np.eye(n, dtype=z.dtype), samples=1, seed=seed)
-
-        def product(u: np.ndarray) -> np.ndarray:
-            return n * np.asarray(fisher @ u.T.ravel()).reshape(c, n).T
-
-        u = product(np.random.default_rng(0).standard_normal((n, c)).astype(z.dtype))
-        u /= np.maximum(np.linalg.norm(u, axis=1, keepdims=True), np.finfo(z.dtype).tiny)
-        d = product(u)  # along d_i already, so that u'd does not cancel
-        square = np.einsum("ic,ic->i", u, d)[:, None]
-        return np.divide(d, np.sqrt(square), out=np.zeros_like(d), where=square > 0)
+        """(N, C): for every case the gradient of the loss at one drawn target."""
+        return as_loss(self.loss).draw_gradients(self.net(self.x), seed=seed)[:, 0]
 
     def gradient(self, task: Task) -> Entry:
         args = (self.net, self.loss, self.x, self.y)

@@ -10,8 +10,7 @@ from typing import NamedTuple
 import natgrad_fast as ng
 import numpy as np
 import reference
-from natgrad_fast._arrays import core_for
-from natgrad_fast.losses.standard import as_loss
+from natgrad_fast.losses import as_loss
 
 SQUARED, SOFTMAX, BERNOULLI = "squared_error", "softmax_cross_entropy", "bernoulli_cross_entropy"
 POISSON, STUDENT, MEAN_VARIANCE = "poisson", "student_t", "gaussian_mean_variance"
@@ -215,15 +214,13 @@ def exact_curvature(kind, problem, loss, **options):
     if kind == "fisher":
         return reference.fisher(oracle, loss, theta, x, **options)
     if kind == "sampled":
-        core, law = core_for(problem.net.dtype), as_loss(loss)
-        z = problem.net(problem.x)
-        no_targets = np.zeros((len(z), law.num_targets(z.shape[1])), z.dtype)
-        draws = core.OutputMatrices(
-            law.core, "sampled_fisher", z, no_targets, samples=SAMPLES, seed=SEED
-        )
+        law, z = as_loss(loss), problem.net(problem.x)
+        factor = law.draw_gradients(z, samples=SAMPLES, seed=SEED) / np.sqrt(SAMPLES)
         shift = options.get("l2", 0.0) + options.get("damping", 0.0)
         weight = options.get("sample_weight")
-        return reference.output_factor_curvature(oracle, theta, x, draws.factor(), weight, shift)
+        return reference.output_factor_curvature(
+            oracle, theta, x, factor.transpose(0, 2, 1), weight, shift
+        )
     matrices = {
         "ggn": reference.ggn,
         "empirical": reference.empirical_fisher,

@@ -35,6 +35,17 @@ TOLERANCES = {
 }
 
 
+# Folders whose tests stand on rounding: they run under other BLAS kernels and instruction sets too
+# (tools/numerics.py).
+NUMERICS = {"linear", "preconditioners", "solvers"}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.parent.name in NUMERICS:
+            item.add_marker(pytest.mark.numerics)
+
+
 def pytest_report_header(config):
     facts = ng.show_config()
     return ["natgrad_fast: " + ", ".join(f"{key}={value}" for key, value in facts.items())]

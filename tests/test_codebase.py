@@ -34,6 +34,7 @@ LAYERS = [
     {"_cpu"},
     {"_isa"},
     {"_core"},
+    {"_typing"},
     {"config", "_state"},
     {"_arrays"},
     {"losses"},

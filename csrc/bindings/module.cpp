@@ -4,14 +4,15 @@
 #include "bindings/registry.hpp"
 #include "linalg/dense.hpp"
 #include "net/activation.hpp"
+#include "output/loss.hpp"
 
 namespace natgrad {
 namespace {
 
-template <std::size_t n>
-py::tuple to_tuple(const std::array<std::string_view, n>& names) {
-  py::tuple result(n);
-  for (std::size_t i = 0; i < n; ++i) result[i] = py::str(names[i].data(), names[i].size());
+py::tuple to_tuple(const std::vector<std::string_view>& names) {
+  py::tuple result(names.size());
+  for (std::size_t i = 0; i < names.size(); ++i)
+    result[i] = py::str(names[i].data(), names[i].size());
   return result;
 }
 
@@ -50,7 +51,7 @@ template <class T>
 void register_all(py::module_ m) {
   register_operator<T>(m);
   register_mlp<T>(m);
-  register_output_matrix<T>(m);
+  register_outputs<T>(m);
   register_objective<T>(m);
   register_curvature<T>(m);
   register_hessian<T>(m);
@@ -58,6 +59,7 @@ void register_all(py::module_ m) {
   register_kronecker<T>(m);
   register_vectors<T>(m);
   register_krylov<T>(m);
+  register_composition<T>(m);
   register_nystrom<T>(m);
 }
 
@@ -70,8 +72,8 @@ PYBIND11_MODULE(_core, m) {
   m.doc() =
       "Private core of natgrad_fast; f32 and f64 hold the same functions for both float types.";
   m.attr("__version__") = NATGRAD_VERSION;
-  m.attr("activation_names") = natgrad::to_tuple(natgrad::activation_names);
-  m.attr("loss_names") = natgrad::to_tuple(natgrad::loss_names);
+  m.attr("activation_names") = natgrad::to_tuple(natgrad::activation_names());
+  m.attr("loss_names") = natgrad::to_tuple(natgrad::Loss::names());
   m.def("build_info", &natgrad::build_info, "How this module was built.");
   m.def("max_threads", &natgrad::max_threads, "Threads OpenMP would use now; 1 without OpenMP.");
   m.def(

@@ -13,7 +13,7 @@ void register_architecture(py::module_& m) {
                        const std::vector<bool>& biases) {
              std::vector<Activation> kinds;
              for (const std::string& name : activations)
-               kinds.push_back(enum_from_name<Activation>(activation_names, name, "activation"));
+               kinds.push_back(enum_from_name<Activation>(activation_names(), name, "activation"));
              return Architecture(sizes, kinds, biases);
            }),
            py::arg("sizes"),

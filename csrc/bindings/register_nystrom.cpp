@@ -54,7 +54,49 @@ void register_nystrom(py::module_& m) {
           py::kw_only(),
           py::arg("y"),
           "New approximation from omega (l, P), of orthonormal rows, and y = omega A (l, P).")
-      .def("refresh", &Op::refresh, py::arg("damping"), "Sets the damping of the inverse.");
+      .def(
+          "set_approximation",
+          [](Op& op, const py::array& eigenvalues, const py::array& vectors) {
+            const Index rank = eigenvalues.ndim() == 1 ? eigenvalues.shape(0) : 0;
+            const double* values = in_shape<double>(eigenvalues, "eigenvalues", {rank});
+            const T* u = in_shape<T>(vectors, "vectors", {rank, op.size()});
+            py::gil_scoped_release release;
+            op.set_approximation(rank, values, u);
+          },
+          py::arg("eigenvalues"),
+          py::kw_only(),
+          py::arg("vectors"),
+          "The approximation of eigenvalues (l,) and eigenvectors (l, P).")
+      .def("refresh",
+           &Op::refresh,
+           py::arg("damping"),
+           py::call_guard<py::gil_scoped_release>(),
+           "Sets the damping of the inverse.")
+      .def("log_determinant",
+           &Op::log_determinant,
+           py::arg("damping"),
+           "log det of what the operator inverts, with this damping.")
+      .def_property_readonly("scale", &Op::scale, "s of the operator s (I + U C U').")
+      .def_property_readonly(
+          "coefficients",
+          [](const Op& op) {
+            auto result = out<double>({op.rank()});
+            std::copy(op.coefficients().begin(), op.coefficients().end(), result.mutable_data());
+            return result;
+          })
+      .def(
+          "apply_root",
+          [](Op& op, const py::array& v) {
+            const T* v_data = in_shape<T>(v, "v", {v.shape(0), op.size()});
+            auto y = out<T>({v.shape(0), op.size()});
+            T* y_data = y.mutable_data();
+            const Index num_vectors = v.shape(0);
+            py::gil_scoped_release release;
+            op.apply_root(v_data, num_vectors, y_data);
+            return y;
+          },
+          py::arg("v"),
+          "The square root of the operator times the rows of v (K, P).");
 }
 
 template void register_nystrom<float>(py::module_&);

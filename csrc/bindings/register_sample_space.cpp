@@ -1,3 +1,5 @@
+#include <pybind11/stl.h>
+
 #include "bindings/registry.hpp"
 #include "curvature/sample_space.hpp"
 
@@ -8,10 +10,12 @@ void register_sample_space(py::module_& m) {
   using Space = SampleSpace<T>;
   py::class_<Space, LinearOperator<T>, std::shared_ptr<Space>>(
       m, "SampleSpace", "The kernel K = U'U (n, n) of a curvature matrix B = U U' (P, P).")
-      .def(py::init([](std::shared_ptr<CurvatureOperator<T>> curvature) {
-             return std::make_shared<Space>(std::move(curvature));
+      .def(py::init([](std::shared_ptr<CurvatureOperator<T>> curvature, double bias_scale) {
+             return std::make_shared<Space>(std::move(curvature), bias_scale);
            }),
-           py::arg("curvature"))
+           py::arg("curvature"),
+           py::kw_only(),
+           py::arg("bias_scale") = 1.0)
       .def("prepare_products",
            &Space::prepare_products,
            py::call_guard<py::gil_scoped_release>(),
@@ -96,20 +100,23 @@ void register_sample_space(py::module_& m) {
           py::kw_only(),
           py::arg("num_outputs"),
           "r (n,), rest (N, C) with gradient U r + J'rest, and whether the rest is 0.")
-      .def("form", &Space::form, py::call_guard<py::gil_scoped_release>(), "Forms K.")
-      .def_property_readonly(
-          "largest_diagonal", &Space::largest_diagonal, "Of K, which has been formed.")
+      .def("form",
+           &Space::form,
+           py::call_guard<py::gil_scoped_release>(),
+           "Forms K; whether it had to.")
+      .def_property_readonly("largest_diagonal", &Space::largest_diagonal, "Of K.")
       .def(
           "kernel",
           [](Space& space) {
             auto k = out<double>({space.size(), space.size()});
             double* k_data = k.mutable_data();
             py::gil_scoped_release release;
-            space.form();
             space.copy_kernel(k_data);
             return k;
           },
           "K (n, n) in float64, in the order (case, column).")
+      .def_property_readonly(
+          "factor_shift", &Space::factor_shift, "The shift of the factors that are kept, or None.")
       .def("factorize",
            &Space::factorize,
            py::arg("shift"),
@@ -117,23 +124,27 @@ void register_sample_space(py::module_& m) {
            "Cholesky factors of K + shift I; whether it is positive definite to rounding.")
       .def(
           "solve",
-          [](const Space& space, const py::array& b) {
+          [](Space& space, double shift, const py::array& b) -> py::object {
             const T* b_data = in_shape<T>(b, "b", {space.size()});
             auto x = out<T>({space.size()});
             T* x_data = x.mutable_data();
-            py::gil_scoped_release release;
-            space.solve(b_data, x_data);
-            return x;
+            bool is_definite = false;
+            {
+              py::gil_scoped_release release;
+              is_definite = space.solve(shift, b_data, x_data);
+            }
+            return is_definite ? py::object(x) : py::none();
           },
+          py::arg("shift"),
           py::arg("b"),
-          "(K + shift I)^-1 b by the last factorisation.")
+          "(K + shift I)^-1 b by Cholesky factors; None if it is not positive definite.")
       .def("decompose",
            &Space::decompose,
            py::call_guard<py::gil_scoped_release>(),
-           "Eigenvalues and eigenvectors of K.")
+           "Eigenvectors of K; whether they had to be computed.")
       .def(
           "solve_decomposed",
-          [](const Space& space, double shift, const py::array& b) {
+          [](Space& space, double shift, const py::array& b) {
             const T* b_data = in_shape<T>(b, "b", {space.size()});
             auto x = out<T>({space.size()});
             T* x_data = x.mutable_data();
@@ -143,7 +154,7 @@ void register_sample_space(py::module_& m) {
           },
           py::arg("shift"),
           py::arg("b"),
-          "(K + shift I)^-1 b by the eigenvectors.");
+          "(K + shift I)^-1 b by the eigenvectors of K.");
 }
 
 template void register_sample_space<float>(py::module_&);

@@ -5,16 +5,14 @@
 #include <string_view>
 
 #include "bindings/arrays.hpp"
-#include "output/loss.hpp"
+#include "output/case_weights.hpp"
 
 namespace natgrad {
 
 // The enumerator whose name stands at the same place of `names`.
-template <class Enum, std::size_t n>
-Enum enum_from_name(const std::array<std::string_view, n>& names,
-                    const std::string& name,
-                    const char* what) {
-  for (std::size_t i = 0; i < n; ++i)
+template <class Enum, class Names>
+Enum enum_from_name(const Names& names, const std::string& name, const char* what) {
+  for (std::size_t i = 0; i < names.size(); ++i)
     if (names[i] == name) return static_cast<Enum>(i);
   throw std::invalid_argument(std::string("unknown ") + what + " '" + name + "'");
 }
@@ -38,7 +36,7 @@ void register_operator(py::module_& m);
 template <class T>
 void register_mlp(py::module_& m);
 template <class T>
-void register_output_matrix(py::module_& m);
+void register_outputs(py::module_& m);
 template <class T>
 void register_objective(py::module_& m);
 template <class T>
@@ -53,6 +51,8 @@ template <class T>
 void register_vectors(py::module_& m);
 template <class T>
 void register_krylov(py::module_& m);
+template <class T>
+void register_composition(py::module_& m);
 template <class T>
 void register_nystrom(py::module_& m);
 

@@ -4,6 +4,7 @@
 
 #include "net/linearization.hpp"
 #include "net/shift.hpp"
+#include "output/case_weights.hpp"
 #include "output/output_matrix.hpp"
 
 namespace natgrad {

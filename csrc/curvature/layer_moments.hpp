@@ -13,6 +13,7 @@
 
 #include "linalg/factorization.hpp"
 #include "net/linearization.hpp"
+#include "output/case_weights.hpp"
 #include "output/output_matrix.hpp"
 
 namespace natgrad {

@@ -3,6 +3,7 @@
 
 #include "net/linearization.hpp"
 #include "net/shift.hpp"
+#include "output/case_weights.hpp"
 #include "output/loss.hpp"
 
 namespace natgrad {

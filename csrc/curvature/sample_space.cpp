@@ -41,8 +41,10 @@ Buffer<T> transposed_rows(PanelView<const T> a, int num_threads) {
 }  // namespace
 
 template <class T>
-SampleSpace<T>::SampleSpace(std::shared_ptr<CurvatureOperator<T>> curvature)
-    : curvature_(std::move(curvature)), packed_(columns(), lin().num_panels() * Tile<T>::width) {
+SampleSpace<T>::SampleSpace(std::shared_ptr<CurvatureOperator<T>> curvature, double bias_scale)
+    : curvature_(std::move(curvature)),
+      bias_scale_(static_cast<T>(bias_scale)),
+      packed_(columns(), lin().num_panels() * Tile<T>::width) {
   check(curvature_->output().positive_semidefinite(),
         "the matrix may be indefinite: it has no factor U U' and no sample space");
   checked_product(size(), size(), "sample space");
@@ -159,7 +161,7 @@ template <class T>
 Panels<T> SampleSpace<T>::layer_gram(std::size_t l, PanelView<const T> inputs) const {
   constexpr Index width = Tile<T>::width;
   const Index d = inputs.rows, n = inputs.count * width;
-  const T bias = lin().net().layers[l].has_bias ? T(1) : T(0);
+  const T bias = lin().net().layers[l].has_bias ? bias_scale_ : T(0);
   const Buffer<T> rows = transposed_rows(inputs, lin().num_threads());
   Panels<T> gram(n, n);
   const PanelView<T> g = gram.view();
@@ -244,8 +246,21 @@ void SampleSpace<T>::add_layer(PanelView<const T> deltas,
 }
 
 template <class T>
-void SampleSpace<T>::form() {
-  if (formed()) return;
+bool SampleSpace<T>::form() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return form_once();
+}
+
+template <class T>
+double SampleSpace<T>::largest_diagonal() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  form_once();
+  return kernel_.diagonal().maxCoeff();
+}
+
+template <class T>
+bool SampleSpace<T>::form_once() {
+  if (kernel_.size() > 0) return false;
   constexpr Index width = Tile<T>::width;
   const Index filled = lin().num_panels() * width, n = num_cases();
   std::vector<Panels<T>> deltas, inputs;
@@ -270,10 +285,13 @@ void SampleSpace<T>::form() {
       }
   });
   kernel_ = std::move(kernel);
+  return true;
 }
 
 template <class T>
-void SampleSpace<T>::copy_kernel(double* k) const {
+void SampleSpace<T>::copy_kernel(double* k) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  form_once();
   const Index n = num_cases(), c = columns();
   const auto place = [&](Index w) { return w % c * n + w / c; };
   for (Index i = 0; i < size(); ++i)
@@ -284,10 +302,27 @@ void SampleSpace<T>::copy_kernel(double* k) const {
 }
 
 template <class T>
+std::optional<double> SampleSpace<T>::factor_shift() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return factor_shift_;
+}
+
+template <class T>
 bool SampleSpace<T>::factorize(double shift) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return factorize_once(shift);
+}
+
+template <class T>
+bool SampleSpace<T>::factorize_once(double shift) {
+  if (factor_shift_ == shift) return is_definite_;
+  form_once();
+  factor_shift_.reset();
   factor_ = kernel_;
   factor_.diagonal().array() += shift;
-  return cholesky_upper(factor_, lin().num_threads());
+  is_definite_ = cholesky_upper(factor_, lin().num_threads());
+  factor_shift_ = shift;
+  return is_definite_;
 }
 
 template <class T>
@@ -307,25 +342,38 @@ void SampleSpace<T>::from_kernel_order(const Eigen::VectorXd& v, T* w) const {
 }
 
 template <class T>
-void SampleSpace<T>::solve(const T* b, T* x) const {
+bool SampleSpace<T>::solve(double shift, const T* b, T* x) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (!factorize_once(shift)) return false;
   Eigen::VectorXd v = to_kernel_order(b);
-  const auto upper = factor_.template triangularView<Eigen::Upper>();
+  const auto upper = std::as_const(factor_).template triangularView<Eigen::Upper>();
   upper.transpose().solveInPlace(v);
   upper.solveInPlace(v);
   from_kernel_order(v, x);
+  return true;
 }
 
 template <class T>
-void SampleSpace<T>::decompose() {
-  if (vectors_.size() > 0) return;
-  Matrix lower = kernel_.transpose();
+bool SampleSpace<T>::decompose() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return decompose_once();
+}
+
+template <class T>
+bool SampleSpace<T>::decompose_once() {
+  if (vectors_.size() > 0) return false;
+  form_once();
+  const Matrix lower = kernel_.transpose();
   const Eigen::SelfAdjointEigenSolver<Matrix> solver(lower);
   values_ = solver.eigenvalues().cwiseMax(0.0);
   vectors_ = solver.eigenvectors();
+  return true;
 }
 
 template <class T>
-void SampleSpace<T>::solve_decomposed(double shift, const T* b, T* x) const {
+void SampleSpace<T>::solve_decomposed(double shift, const T* b, T* x) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  decompose_once();
   const Eigen::VectorXd coordinates = vectors_.transpose() * to_kernel_order(b);
   const Eigen::VectorXd v = vectors_ * (coordinates.array() / (values_.array() + shift)).matrix();
   from_kernel_order(v, x);

@@ -10,6 +10,7 @@
 #include <Eigen/Core>
 #include <memory>
 #include <mutex>
+#include <optional>
 
 #include "curvature/gauss_newton.hpp"
 
@@ -19,13 +20,15 @@ namespace natgrad {
 template <class T>
 class SampleSpace final : public LinearOperator<T> {
  public:
-  // The matrices M_i of the curvature must be positive semi-definite.
-  explicit SampleSpace(std::shared_ptr<CurvatureOperator<T>> curvature);
+  // The matrices M_i of the curvature must be positive semi-definite. With a bias_scale r other than
+  // 1 the kernel is K = U'D U, D = diag(1 for weights, r for biases): for shifts s on weights and
+  // s / r on biases,   (U U' + s D^{-1})^{-1} g = D (g - U (K + s I)^{-1} U'D g) / s.
+  explicit SampleSpace(std::shared_ptr<CurvatureOperator<T>> curvature, double bias_scale = 1);
 
   Index size() const override { return num_cases() * columns(); }
   // y = K x by backward deltas, layer Grams and a forward pass (Linearization::multiply_kernel).
   void apply(const T* x, T* y) override;
-  // Layer Grams A'A + 1 (N x N), which the first product makes otherwise: 2 N^2 flops per unit, kept.
+  // Layer Grams A'A + r (N x N), which the first product makes otherwise: 2 N^2 flops per unit, kept.
   void prepare_products();
 
   // v = [v] + U w, with a start if `add`;  w (n,), v (P,).   4 N P flops.
@@ -39,20 +42,24 @@ class SampleSpace final : public LinearOperator<T> {
   // N). Returns whether the rest is 0.
   bool split_gradient(const Panels<T>& targets, T* r, T* rest);
 
-  // Forms K (n x n): columns backward sweeps of 2 N P flops, then n^2 flops per unit.
-  void form();
-  bool formed() const { return kernel_.size() > 0; }
-  double largest_diagonal() const { return kernel_.diagonal().maxCoeff(); }
-  // K in the order of vectors, row-major; formed before.
-  void copy_kernel(double* k) const;
-  // K + shift I = L L' in double, n^3 / 3 flops; false if it is not positive definite to rounding.
+  // Forms K (n x n): columns backward sweeps of 2 N P flops, then n^2 flops per unit; kept.
+  // Returns whether that was done now.
+  bool form();
+  double largest_diagonal();
+  // K in the order of vectors, row-major.
+  void copy_kernel(double* k);
+  // K + shift I = L L' in double, n^3 / 3 flops, kept for the shift that comes next; false if it is not
+  // positive definite to rounding.
   bool factorize(double shift);
-  // x = (K + shift I)^{-1} b with the last factorisation.
-  void solve(const T* b, T* x) const;
-  // K = V D V' in double, once, about 9 n^3 flops; then any shift costs 4 n^2. Negative eigenvalues
-  // are rounding, and 0.
-  void decompose();
-  void solve_decomposed(double shift, const T* b, T* x) const;
+  // The shift of the factors that are kept.
+  std::optional<double> factor_shift();
+  // x = (K + shift I)^{-1} b by the Cholesky factors; false, and no x, if there are none.
+  bool solve(double shift, const T* b, T* x);
+  // K = V D V' in double, about 9 n^3 flops; kept. Negative eigenvalues are rounding, and 0. Returns
+  // whether that was done now.
+  bool decompose();
+  // x = (K + shift I)^{-1} b by the eigenvectors, 4 n^2 flops for any shift.
+  void solve_decomposed(double shift, const T* b, T* x);
 
  private:
   using Matrix = Eigen::MatrixXd;
@@ -67,17 +74,24 @@ class SampleSpace final : public LinearOperator<T> {
   OutputPass<T> finish_pass(T* w);
   void write_tile(Index first, PanelView<const T> packed, T* w) const;
   void read_tile(const T* w, Index first, PanelView<T> packed) const;
+  // With mutex_ held:
+  bool form_once();
+  bool decompose_once();
+  bool factorize_once(double shift);
   // Between the order of vectors, i columns + c, and that of kernel_, c N + i.
   Eigen::VectorXd to_kernel_order(const T* w) const;
   void from_kernel_order(const Eigen::VectorXd& v, T* w) const;
 
   std::shared_ptr<CurvatureOperator<T>> curvature_;
-  std::mutex mutex_;               // guards the making of grams_
+  T bias_scale_;
+  std::mutex mutex_;               // guards the making and the use of what is kept, below
   Panels<T> packed_;               // (columns x N), scratch of products
-  std::vector<Panels<T>> grams_;   // A_{l-1}'A_{l-1} + 1, (N x N)
+  std::vector<Panels<T>> grams_;   // A_{l-1}'A_{l-1} + r, (N x N)
   std::vector<Panels<T>> deltas_;  // (d_l x N), scratch of products over several chunks
   Matrix kernel_, factor_, vectors_;
   Eigen::VectorXd values_;
+  std::optional<double> factor_shift_;  // of factor_
+  bool is_definite_ = false;            // whether factor_ is that of a definite matrix
 };
 
 }  // namespace natgrad

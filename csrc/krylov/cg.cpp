@@ -29,6 +29,7 @@ class Lockstep {
     const auto n = static_cast<std::size_t>(num_columns);
     solves_.reserve(n);
     waiting_.reserve(n);
+    alone_.reserve(n);
     residual_norms_.resize(n);
     quadratics_.resize(n);
     for (Index k = 0; k < num_columns; ++k) {
@@ -39,6 +40,7 @@ class Lockstep {
       solves_.emplace_back(
           a.size(),
           preconditioner != nullptr,
+          num_columns > 1,
           CgVectors<T>{x + at, part(r_), part(p_), part(q_), part(z_), part(y_), part(s_)},
           options,
           iterates);
@@ -91,9 +93,19 @@ class Lockstep {
   template <class Wanted>
   bool multiply(LinearOperator<T>& op, const Wanted& wanted) {
     waiting_.clear();
+    alone_.clear();
     for (Recurrence<T>& solve : solves_)
-      if (wanted(solve.need())) waiting_.push_back(&solve);
-    if (waiting_.empty()) return false;
+      if (wanted(solve.need())) (solve.alone() ? alone_ : waiting_).push_back(&solve);
+    if (waiting_.empty() && alone_.empty()) return false;
+    if (!waiting_.empty()) multiply_together(op);
+    for (Recurrence<T>* solve : alone_) op.apply_block(solve->input(), 1, solve->output());
+    for (const auto* solves : {&waiting_, &alone_})
+      for (Recurrence<T>* solve : *solves) solve->advance();
+    return true;
+  }
+
+  // Products of the solves in waiting_, as one block.
+  void multiply_together(LinearOperator<T>& op) {
     const auto count = static_cast<Index>(waiting_.size());
     if (is_contiguous()) {
       op.apply_block(waiting_.front()->input(), count, waiting_.front()->output());
@@ -108,8 +120,6 @@ class Lockstep {
       for (Index k = 0; k < count; ++k)
         vectors_.copy(staged_output_.data() + k * op.size(), at(k).output());
     }
-    for (Recurrence<T>* solve : waiting_) solve->advance();
-    return true;
   }
 
   Recurrence<T>& at(Index k) { return *waiting_[static_cast<std::size_t>(k)]; }
@@ -129,7 +139,7 @@ class Lockstep {
   Buffer<T> r_, p_, q_, z_, y_, s_;         // (K x P)
   Buffer<T> staged_input_, staged_output_;  // (K x P), once columns have dropped out
   std::vector<Recurrence<T>> solves_;
-  std::vector<Recurrence<T>*> waiting_;
+  std::vector<Recurrence<T>*> waiting_, alone_;  // for a product together, for one of their own
   std::vector<double> residual_norms_, quadratics_;
 };
 

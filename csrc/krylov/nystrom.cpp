@@ -114,7 +114,7 @@ void NystromOperator<T>::update(Index rank, const T* omega, const T* y) {
   const std::lock_guard<std::mutex> lock(mutex_);
   u_ = Buffer<T>(checked_product(rank, size_, "Nystrom vectors"));
   eigenvalues_.assign(static_cast<std::size_t>(rank), 0.0);
-  coefficients_.assign(static_cast<std::size_t>(rank), 0.0);
+  inverse_.coefficients.assign(static_cast<std::size_t>(rank), 0.0);
   // omega A omega' is positive semi-definite up to the rounding of the products. A + shift I stands
   // in for A, whose eigenvalues below the shift are noise.
   double squares = 0.0;
@@ -152,24 +152,62 @@ void NystromOperator<T>::update(Index rank, const T* omega, const T* y) {
 }
 
 template <class T>
-void NystromOperator<T>::refresh(double damping) {
+void NystromOperator<T>::set_approximation(Index rank,
+                                           const double* eigenvalues,
+                                           const T* vectors) {
   const std::lock_guard<std::mutex> lock(mutex_);
+  u_ = Buffer<T>(checked_product(rank, size_, "Nystrom vectors"));
+  std::copy(vectors, vectors + u_.size(), u_.data());
+  eigenvalues_.assign(eigenvalues, eigenvalues + rank);
+  inverse_.coefficients.assign(static_cast<std::size_t>(rank), 0.0);
+}
+
+template <class T>
+auto NystromOperator<T>::invert(double damping) const -> Inverse {
   // The inverse stays positive definite in spite of the rounding of U, which is orthonormal to a
   // few units in the last place of T.
   constexpr double margin = 64.0 * epsilon<T>();
   const double top = eigenvalues_.empty() ? 0.0 : eigenvalues_.front();
   double base = (eigenvalues_.empty() ? 0.0 : eigenvalues_.back()) + damping;
   if (base == 0.0) base = top > 0.0 ? margin * top : 1.0;
+  Inverse m{std::vector<double>(eigenvalues_.size()), 1.0 / base};
   for (std::size_t i = 0; i < eigenvalues_.size(); ++i) {
     const double ratio = base / (eigenvalues_[i] + damping);
-    coefficients_[i] = eigenvalues_[i] > 0.0 ? std::clamp(ratio - 1.0, margin - 1.0, 0.0) : 0.0;
+    m.coefficients[i] = eigenvalues_[i] > 0.0 ? std::clamp(ratio - 1.0, margin - 1.0, 0.0) : 0.0;
   }
-  scale_ = 1.0 / base;
+  return m;
+}
+
+template <class T>
+void NystromOperator<T>::refresh(double damping) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  inverse_ = invert(damping);
+}
+
+template <class T>
+double NystromOperator<T>::log_determinant(double damping) const {
+  const Inverse m = invert(damping);
+  double sum = static_cast<double>(size_) * std::log(m.scale);
+  for (const double c : m.coefficients) sum += std::log1p(c);
+  return -sum;
 }
 
 template <class T>
 void NystromOperator<T>::apply_block(const T* x, Index num_vectors, T* y) {
   const std::lock_guard<std::mutex> lock(mutex_);
+  multiply(inverse_, x, num_vectors, y);
+}
+
+template <class T>
+void NystromOperator<T>::apply_root(const T* x, Index num_vectors, T* y) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  Inverse root{inverse_.coefficients, std::sqrt(inverse_.scale)};
+  for (double& c : root.coefficients) c = std::sqrt(1.0 + c) - 1.0;
+  multiply(root, x, num_vectors, y);
+}
+
+template <class T>
+void NystromOperator<T>::multiply(const Inverse& m, const T* x, Index num_vectors, T* y) {
   const Index num_tasks = (size_ + tile - 1) / tile, inner_size = num_vectors * rank();
   if (inner_.size() < inner_size) {
     inner_ = Buffer<double>(inner_size);
@@ -190,7 +228,7 @@ void NystromOperator<T>::apply_block(const T* x, Index num_vectors, T* y) {
   for (Index at = 0; at < inner_size; ++at) {
     double sum = 0.0;
     for (Index task = 0; task < num_tasks; ++task) sum += partial_[task * inner_size + at];
-    inner_[at] = coefficients_[static_cast<std::size_t>(at % rank())] * sum;
+    inner_[at] = m.coefficients[static_cast<std::size_t>(at % rank())] * sum;
   }
   parallel_for(num_tasks, num_threads, [&](Index task, int) {
     const Index begin = task * tile, count = std::min(size_ - begin, tile);
@@ -204,7 +242,7 @@ void NystromOperator<T>::apply_block(const T* x, Index num_vectors, T* y) {
         for (Index j = 0; j < count; ++j) sums[j] += factor * static_cast<double>(u[j]);
       }
       T* out = y + k * size_ + begin;
-      for (Index j = 0; j < count; ++j) out[j] = static_cast<T>(scale_ * sums[j]);
+      for (Index j = 0; j < count; ++j) out[j] = static_cast<T>(m.scale * sums[j]);
     }
   });
 }

@@ -12,6 +12,10 @@ constexpr Index refresh_period = 50;
 // are to be had.
 constexpr double drift_ratio = 0.5;
 constexpr double stagnation_ratio = 0.5;
+// But where the tolerance lies at the rounding of A x, chance decides on which side of it a residual
+// falls: close to it a solve is begun anew from its iterate, a few iterations each, this many times.
+constexpr double near_ratio = 4.0;
+constexpr int most_tries = 10;
 // Relative-progress stop: smallest mean progress per iteration, and iterations looked back.
 constexpr double progress_per_iteration = 5e-4;
 Index look_back(Index i) {
@@ -250,7 +254,16 @@ void Recurrence<T>::verify() {
   // can be.
   restart_ = is_small_ || drift > drift_ratio * true_norm_;
   if (restart_) weight_ = 1.0;
-  if (restart_ && true_norm_ > stagnation_ratio * last) return finish(CgStatus::stagnated);
+  if (restart_ && true_norm_ > stagnation_ratio * last) {
+    const bool is_near = true_norm_ <= near_ratio * tolerance_;
+    if (alone_ && !(is_near && ++tries_ < most_tries)) return finish(CgStatus::stagnated);
+    if (!alone_) {
+      // A column of a block gives up where a single solve would, and no sooner.
+      alone_ = true;
+      true_norm_ = std::numeric_limits<double>::infinity();
+      return wait(CgNeed::product_of_x, &Recurrence<T>::verify);
+    }
+  }
   wait(CgNeed::poll, &Recurrence<T>::go_on);
 }
 

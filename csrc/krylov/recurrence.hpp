@@ -79,12 +79,15 @@ enum class CgNeed { nothing, poll, preconditioned_residual, product_of_x, produc
 template <class T>
 class Recurrence {
  public:
+  // `shared`: its products are made together with those of other solves.
   Recurrence(Index size,
              bool preconditioned,
+             bool shared,
              const CgVectors<T>& w,
              const CgOptions& options,
              std::vector<CgIterate<T>>* iterates)
       : preconditioned_(preconditioned),
+        alone_(!shared),
         w_(w),
         options_(options),
         iterates_(iterates),
@@ -100,6 +103,9 @@ class Recurrence {
   CgNeed need() const { return need_; }
   const T* input() const;
   T* output() const { return need_ == CgNeed::preconditioned_residual ? w_.z : w_.q; }
+  // Whether its products are to be those of a single vector: those of a block are rounded otherwise,
+  // and where they put the residual above the tolerance, a single solve might still meet it.
+  bool alone() const { return alone_; }
   const CgSummary& summary() const { return summary_; }
   double residual_norm() const { return unit_ * std::sqrt(rr_); }
   double value() const { return unit_ * (unit_ * phi_); }
@@ -158,7 +164,7 @@ class Recurrence {
   // Nothing can be said about x: it is left as it is.
   void give_up(CgStatus status);
 
-  bool preconditioned_;
+  bool preconditioned_, alone_;
   CgVectors<T> w_;
   const T* b_ = nullptr;  // in the caller's units
   const CgOptions& options_;
@@ -177,6 +183,7 @@ class Recurrence {
   bool smooths_ = false;
   double weight_ = 1.0, smoothed_ = 0.0;  // of x_k in y_k, |s_k|^2; y and s are one step behind
   bool ending_ = false, is_back_ = false;
+  int tries_ = 0;             // at a residual that no longer falls
   std::vector<double> phis_;  // phi_0 .. phi_i
   CgSummary summary_;
 };

@@ -1,10 +1,11 @@
-// Elementary functions of a double that compilers vectorise: no calls, no tables, and selections
-// between finished values instead of branches, so a loop over them takes the same path for every
-// element. NaN comes out as NaN. Errors are in units in the last place of the result (ulp), the
-// largest found against quadruple precision.
+// Elementary functions that compilers vectorise: no calls, no tables, and selections between
+// finished values instead of branches, so a loop over them takes the same path for every element.
+// NaN comes out as NaN. Errors are in units in the last place of the result (ulp), the largest found
+// against extended precision; T is float or double.
 //
 // Polynomials are Taylor sums, whose coefficients are 1 / j! or 1 / (2 j + 1), long enough for the
-// first neglected term to be below 2^-56 of the result; the one other is described at its place.
+// first neglected term to be below 2^-56 (float: 2^-27) of the result; the one other is described at
+// its place.
 #pragma once
 
 #include <cmath>
@@ -13,39 +14,67 @@
 
 namespace natgrad::elementary {
 
-inline std::uint64_t to_bits(double x) {
-  std::uint64_t bits;
+// How a T is stored, and constants that depend on its precision.
+template <class T>
+struct Format;
+
+template <>
+struct Format<double> {
+  using Bits = std::uint64_t;
+  static constexpr int fraction_bits = 52, bias = 1023;
+  // x + 1.5 2^52 has the nearest integer to x in its low bits (two's complement), |x| < 2^51.
+  static constexpr double to_integer = 0x1.8p52;
+  // ln 2 = high + low, high of so few bits that k high is exact for every exponent k.
+  static constexpr double ln2_high = 0x1.62e42feep-1, ln2_low = 0x1.a39ef35793c76p-33;
+  // e^lowest rounds to 0, e^highest to Inf; 2^k is normal for |k| <= one_step.
+  static constexpr double lowest = -746, highest = 710, one_step = 1000;
+};
+
+template <>
+struct Format<float> {
+  using Bits = std::uint32_t;
+  static constexpr int fraction_bits = 23, bias = 127;
+  static constexpr float to_integer = 0x1.8p23f;
+  static constexpr float ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;
+  static constexpr float lowest = -104, highest = 89, one_step = 100;
+};
+
+template <class T>
+inline typename Format<T>::Bits to_bits(T x) {
+  typename Format<T>::Bits bits;
   std::memcpy(&bits, &x, sizeof bits);
   return bits;
 }
 
-inline double from_bits(std::uint64_t bits) {
-  double x;
+template <class T>
+inline T from_bits(typename Format<T>::Bits bits) {
+  T x;
   std::memcpy(&x, &bits, sizeof x);
   return x;
 }
 
-// x + 1.5 2^52 has the nearest integer to x in its low bits (two's complement), |x| < 2^51.
-inline constexpr double to_integer = 0x1.8p52;
-
-// 2^k from k + 1.5 2^52, -1022 <= k <= 1023: k + 1023 moves into the exponent.
-inline double power_of_two(double shifted) {
-  return from_bits((to_bits(shifted) + 1023) << 52);
+// 2^(k + lift) from k + to_integer, for a normal result: k + lift + bias moves into the exponent.
+template <int lift = 0, class T>
+inline T power_of_two(T shifted) {
+  return from_bits<T>((to_bits(shifted) + (Format<T>::bias + lift)) << Format<T>::fraction_bits);
 }
 
-// x = k ln 2 + r, |r| <= ln(2) / 2. ln 2 = high + low, high of 32 bits, so k high is exact.
+// x = k ln 2 + r, |r| <= ln(2) / 2.
+template <class T>
 struct Reduced {
-  double shifted, k, r;
+  T shifted, r;  // k + to_integer
 };
 
-inline Reduced reduce(double x) {
-  const double shifted = x * 0x1.71547652b82fep0 + to_integer;  // x / ln 2
-  const double k = shifted - to_integer;
-  return {shifted, k, (x - k * 0x1.62e42feep-1) - k * 0x1.a39ef35793c76p-33};
+template <class T>
+inline Reduced<T> reduce(T x) {
+  using F = Format<T>;
+  const T shifted = x * T(0x1.71547652b82fep0) + F::to_integer;  // x / ln 2
+  const T k = shifted - F::to_integer;
+  return {shifted, (x - k * F::ln2_high) - k * F::ln2_low};
 }
 
-// e^r - 1 = r + r^2 (1 / 2! + r / 3! + .. + r^11 / 13!), |r| <= 0.35; even and odd powers apart,
-// for two short chains.
+// e^r - 1 = r + r^2 (1 / 2! + r / 3! + .. + r^11 / 13!), |r| <= 0.35; even and odd powers apart, for
+// two short chains.
 inline double expm1_near_zero(double r) {
   const double z = r * r;
   double even = 1.0 / 479001600, odd = 1.0 / 6227020800;
@@ -62,43 +91,93 @@ inline double expm1_near_zero(double r) {
   return r + z * (even + r * odd);
 }
 
-// e^(x - correction) for x <= 0, |correction| < 1e-4: 0.8 ulp. 2^k is multiplied in two steps, as
-// results below 2^-1022 need; they are rounded once. e^-746 rounds to 0.
-inline double exp_nonpositive(double x, double correction = 0) {
-  const Reduced part = reduce(x < -746 ? -746 : x);
-  const double first = part.shifted < to_integer - 1000 ? to_integer - 1000 : part.shifted;
-  const double scale = power_of_two(first), rest = power_of_two(part.shifted - first + to_integer);
-  return (expm1_near_zero(part.r - correction) + 1) * scale * rest;
+// The same with the polynomial of degree 4 whose relative error is smallest, 0.3 units of 2^-24.
+inline float expm1_near_zero(float r) {
+  const float z = r * r;
+  const float even = (0x1.6bec06p-10f * z + 0x1.555674p-5f) * z + 0x1.fffffep-2f;
+  const float odd = 0x1.122776p-7f * z + 0x1.5554b0p-3f;
+  return r + z * (even + r * odd);
 }
 
-// e^x - 1 = 2^k (e^r - 1) + (2^k - 1) for x <= 0: 1.2 ulp, exact where the result rounds to x.
-inline double expm1_nonpositive(double x) {
-  const Reduced part = reduce(x < -60 ? -60 : x);
-  const double scale = power_of_two(part.shifted);
-  return scale * expm1_near_zero(part.r) + (scale - 1);
+// e^x and e^x - 1.
+template <class T>
+struct Exponential {
+  T value, minus_one;
+};
+
+// 2^k and r of x <= 0. 2^k is 2^(k + lift), which is normal, times 2^-lift.
+template <class T>
+struct Scaled {
+  T scale, r;
+};
+
+template <class T>
+inline Scaled<T> scale_of(T x) {
+  using F = Format<T>;
+  constexpr int lift = F::fraction_bits + 1;
+  const Reduced<T> part = reduce(x < F::lowest ? F::lowest : x);
+  return {power_of_two<lift>(part.shifted) * (T(1) / T(std::uint64_t{1} << lift)), part.r};
+}
+
+// For x <= 0, with m = e^r - 1: e^x = 2^k m + 2^k to 1.3 ulp, e^x - 1 = 2^k m + (2^k - 1) to 1.3 ulp,
+// exact where it rounds to x.
+template <class T>
+inline Exponential<T> exponential(T x) {
+  const Scaled<T> part = scale_of(x);
+  const T scaled = part.scale * expm1_near_zero(part.r);
+  return {scaled + part.scale, scaled + (part.scale - 1)};
+}
+
+// e^(x + correction) for x <= 0, |correction| < 1e-4: 1.3 ulp.
+template <class T>
+inline T exp_of_sum(T x, T correction) {
+  const Scaled<T> part = scale_of(x);
+  return part.scale * expm1_near_zero(part.r + correction) + part.scale;
+}
+
+// e^x for any x: 0.8 ulp.
+template <class T>
+inline T exp(T x) {
+  using F = Format<T>;
+  const T bounded = x < F::lowest ? F::lowest : x > F::highest ? F::highest : x;
+  const Reduced<T> part = reduce(bounded);
+  const T k = part.shifted - F::to_integer;
+  const T first = k < 0 ? -F::one_step : F::one_step, half = std::abs(k) < F::one_step ? k : first;
+  const T scale = power_of_two(half + F::to_integer);
+  const T rest = power_of_two(k - half + F::to_integer);
+  return (expm1_near_zero(part.r) + 1) * scale * rest;
 }
 
 // log(1 + u) for 0 <= u <= 1: 1 ulp. For u > sqrt(2) - 1 it is ln 2 + log(1 + v), v = (u - 1) / 2.
 // With s = v / (2 + v), z = s^2 <= 0.03,
-//   log(1 + v) = 2 artanh s = v - s (v - 2 z (1 / 3 + z / 5 + .. + z^9 / 21)).
-inline double log1p_unit(double u) {
-  const bool upper = u > 0.41421356237309504880;
-  const double v = upper ? 0.5 * (u - 1) : u;
-  const double s = v / (2 + v), z = s * s;
-  double sum = 1.0 / 21;
-  for (int j = 19; j >= 3; j -= 2) sum = sum * z + 1.0 / j;
-  return (v - s * (v - 2 * z * sum)) + (upper ? 0.69314718055994530942 : 0);
+//   log(1 + v) = 2 artanh s = v - s (v - 2 z (1 / 3 + z / 5 + .. + z^9 / 21)),  float: .. + z^3 / 9
+template <class T>
+inline T log1p_unit(T u) {
+  constexpr int last = sizeof(T) == 4 ? 9 : 21;
+  const bool upper = u > T(0.41421356237309504880);
+  const T v = upper ? T(0.5) * (u - 1) : u;
+  const T s = v / (2 + v), z = s * s;
+  T sum = T(1.0 / last);
+  for (int j = last - 2; j >= 3; j -= 2) sum = sum * z + T(1.0 / j);
+  return (v - s * (v - 2 * z * sum)) + (upper ? T(0.69314718055994530942) : 0);
 }
 
-// tanh x = -m / (2 + m), m = e^(-2 |x|) - 1, with the sign of x: 2.5 ulp.
-inline double tanh(double x) {
-  const double m = expm1_nonpositive(-2 * std::abs(x));
-  return std::copysign(m / (2 + m), x);
-}
-
-// 1 / (1 + e^-x), from e = e^-|x|: 2 ulp.
-inline double logistic(double x, double e) {
-  return (x < 0 ? e : 1) / (1 + e);
+// log(1 + u) for u >= 0: 1 ulp. With 1 + u = 2^k (1 + f), sqrt(1/2) <= 1 + f < sqrt(2), and what the
+// sum has lost it is k ln 2 + log(1 + f) + lost / (1 + u), the logarithm by the series above.
+inline double log1p(double u) {
+  using F = Format<double>;
+  const double sum = 1 + u, lost = sum < 0x1p54 ? u - (sum - 1) : 0;
+  constexpr std::uint64_t one = 0x3FF0000000000000, root_half = 0x3FE6A09E667F3BCD;
+  const std::uint64_t bits = to_bits(sum) + (one - root_half);
+  // the integer in the low bits of 2^52, to a double
+  const double k = from_bits<double>((bits >> 52) | to_bits(0x1p52)) - (0x1p52 + F::bias);
+  const double f = from_bits<double>((bits & ((std::uint64_t{1} << 52) - 1)) + root_half) - 1;
+  const double s = f / (2 + f), z = s * s;
+  double series = 1.0 / 21;
+  for (int j = 19; j >= 3; j -= 2) series = series * z + 1.0 / j;
+  const double low = k * F::ln2_low + lost / sum;
+  const double result = k * F::ln2_high + ((low - s * (f - 2 * z * series)) + f);
+  return sum < INFINITY ? result : u;
 }
 
 // The normal distribution function at -t, t >= 0, times e^(t^2 / 2) = erfcx(t / sqrt 2) / 2. With
@@ -139,7 +218,7 @@ inline double scaled_normal_tail(double t) {
 inline double exp_minus_half_square(double t) {
   constexpr double to_twenty_bits = 0x1.8p32;
   const double h = (t + to_twenty_bits) - to_twenty_bits;
-  return exp_nonpositive(-0.5 * h * h, 0.5 * (t - h) * (t + h));
+  return exp_of_sum(-0.5 * h * h, -0.5 * (t - h) * (t + h));
 }
 
 struct SinCos {
@@ -154,8 +233,8 @@ inline constexpr double largest_angle = 0x1p19;
 // the second. Odd k exchange sin r and cos r.
 inline SinCos sincos(double x) {
   const double a = std::abs(x);
-  const double shifted = a * 0x1.45f306dc9c883p-1 + to_integer;  // a / (pi / 2)
-  const double k = shifted - to_integer;
+  const double shifted = a * 0x1.45f306dc9c883p-1 + Format<double>::to_integer;  // a / (pi / 2)
+  const double k = shifted - Format<double>::to_integer;
   const double t = a - k * 0x1.921fb544p0, second = k * 0x1.0b4611a6p-34;
   const double u = t - second, c = (t - u) - second;
   const double r = u - (k * 0x1.3198a2e037073p-69 - c), z = r * r;
@@ -179,8 +258,8 @@ inline SinCos sincos(double x) {
   const bool odd = quadrant & 1;
   const std::uint64_t sin_bits = to_bits(odd ? cos_r : sin_r);
   const std::uint64_t cos_bits = to_bits(odd ? sin_r : cos_r);
-  return {from_bits(sin_bits ^ (((quadrant << 62) ^ to_bits(x)) & sign)),
-          from_bits(cos_bits ^ (((quadrant + 1) << 62) & sign))};
+  return {from_bits<double>(sin_bits ^ (((quadrant << 62) ^ to_bits(x)) & sign)),
+          from_bits<double>(cos_bits ^ (((quadrant + 1) << 62) & sign))};
 }
 
 }  // namespace natgrad::elementary

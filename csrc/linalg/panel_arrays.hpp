@@ -32,11 +32,10 @@ PanelMap<T> array(PanelView<T> view, Index j) {
   return PanelMap<T>(view.panel(j), view.rows, num_lanes<T>);
 }
 
-// Elementwise: overflows to Inf and underflows to 0, where vectorised versions saturate.
-template <class Array>
-auto exp_of(const Array& a) {
-  using Scalar = typename Array::Scalar;
-  return a.unaryExpr([](Scalar s) { return std::exp(s); });
+// A row in double.
+template <class T>
+auto wide(const ConstPanelMap<T>& a, Index row) {
+  return a.row(row).template cast<double>();
 }
 
 // a b, 0 where a = 0 even if b is Inf: a residual of zero has no part in the loss, however small

@@ -14,11 +14,6 @@ inline constexpr double sqrt_half = 0.70710678118654752440;
 template <class T>
 inline constexpr T divide_limit = sizeof(T) == 4 ? T(1e2) : T(1e4);
 
-template <class T>
-auto wide(const ConstPanelMap<T>& a, Index row) {
-  return a.row(row).template cast<double>();
-}
-
 // p (r - p'r), with r counted from that of the largest p: what is left of a case where p is near 1
 // is then made of the small p, not of rounding.
 template <class T>
@@ -35,25 +30,60 @@ void multiply_softmax(const ConstPanelMap<T>& p, PanelMap<T> r) {
   for (Index c = 0; c < p.rows(); ++c) r.row(c) = p.row(c) * (r.row(c) - mean);
 }
 
-// With v = q + e_0, the reflector is I - v v' / (1 + q_0). H w needs t = sum_{j>0} q_j w_j:
-//   u_0 = -q_0 t,   u_j = q_j (w_j - q_j t / (1 + q_0)).
+// Of softmax: the place k of the largest p of every case (the first one if there are several), and
+// q_k = sqrt(p_k) there.
+template <class T>
+struct Pivot {
+  LaneArray<T> place, q;
+
+  explicit Pivot(const ConstPanelMap<T>& p) : place(LaneArray<T>::Zero()) {
+    LaneArray<T> top = p.row(0);
+    for (Index c = 1; c < p.rows(); ++c) {
+      place = (p.row(c) > top).select(T(c), place);
+      top = top.max(p.row(c));
+    }
+    q = top.sqrt();
+  }
+  auto at(Index c) const { return place == T(c); }
+};
+
+// With v = q + e_k, the reflector is I - v v' / (1 + q_k). Its column of output c > 0 is column c - 1
+// of H; if output 0 is not k, its column stands where that of k would be. H w needs
+// t = sum_{c != k} q_c w_c, w_c at the column of c:
+//   u_k = -q_k t,   u_c = q_c (w_c - q_c t / (1 + q_k)).
 // w(j) is row j - 1 of w, or what stands for it.
 template <class T, class W>
 void softmax_factor(const ConstPanelMap<T>& p, const W& w, PanelMap<T> u) {
-  LaneArray<T> t = LaneArray<T>::Zero();
-  for (Index j = 1; j < p.rows(); ++j) t += p.row(j).sqrt() * w(j);
-  const LaneArray<T> q0 = p.row(0).sqrt(), share = t / (T(1) + q0);
-  u.row(0) = -q0 * t;
-  for (Index j = 1; j < p.rows(); ++j) u.row(j) = p.row(j).sqrt() * w(j) - p.row(j) * share;
+  const Pivot<T> k(p);
+  LaneArray<T> w_0 = LaneArray<T>::Zero(), t = w_0;
+  for (Index c = 1; c < p.rows(); ++c) {
+    const LaneArray<T> w_c = w(c);
+    w_0 = k.at(c).select(w_c, w_0);
+    t += k.at(c).select(T(0), p.row(c).sqrt() * w_c);
+  }
+  t += p.row(0).sqrt() * w_0;
+  const LaneArray<T> share = t / (T(1) + k.q), along = -k.q * t;
+  u.row(0) = k.at(0).select(along, p.row(0).sqrt() * w_0 - p.row(0) * share);
+  for (Index c = 1; c < p.rows(); ++c) {
+    const LaneArray<T> w_c = w(c);
+    u.row(c) = k.at(c).select(along, p.row(c).sqrt() * w_c - p.row(c) * share);
+  }
 }
 
-// H'x:  w_j = x_j - q_j (x_0 + sum_{i>0} q_i x_i / (1 + q_0)); x(c) gives row c.
+// H'x:  w_c = x_c - q_c (x_k + sum_{i != k} q_i x_i / (1 + q_k)); x(c) gives row c.
 template <class T, class X>
 void reflect(const ConstPanelMap<T>& p, const X& x, PanelMap<T> w) {
-  LaneArray<T> sum = LaneArray<T>::Zero();
-  for (Index i = 1; i < p.rows(); ++i) sum += p.row(i).sqrt() * x(i);
-  const LaneArray<T> along = x(0) + sum / (T(1) + p.row(0).sqrt());
-  for (Index j = 1; j < p.rows(); ++j) w.row(j - 1) = x(j) - p.row(j).sqrt() * along;
+  const Pivot<T> k(p);
+  const LaneArray<T> x_0 = x(0);
+  LaneArray<T> x_k = x_0, sum = k.at(0).select(T(0), p.row(0).sqrt() * x_0);
+  for (Index c = 1; c < p.rows(); ++c) {
+    const LaneArray<T> x_c = x(c);
+    x_k = k.at(c).select(x_c, x_k);
+    sum += k.at(c).select(T(0), p.row(c).sqrt() * x_c);
+  }
+  const LaneArray<T> along = x_k + sum / (T(1) + k.q), w_0 = x_0 - p.row(0).sqrt() * along;
+  for (Index c = 1; c < p.rows(); ++c)
+    w.row(c - 1) = k.at(c).select(w_0, x(c) - p.row(c).sqrt() * along);
   if (p.rows() == 1) w.setZero();
 }
 

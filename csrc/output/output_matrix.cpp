@@ -18,10 +18,26 @@ T* scratch(Index size) {
   return buffer.data();
 }
 
+template <class T, class Law>
+void fisher_panel(const Law& law, const ConstPanelMap<T>& z, PanelMap<T> m) {
+  if constexpr (Law::fisher_form != OutputForm::identity) law.template fisher<T>(z, m);
+}
+
+template <class T, class Law>
+void hessian_panel(const Law& law, PanelView<const T> z, PanelView<const T> y, PanelMap<T> m) {
+  if constexpr (Law::hessian_needs_targets) {
+    law.template hessian<T>(array(z, 0), array(y, 0), m);
+  } else {
+    static_assert(Law::hessian_form == Law::fisher_form,
+                  "a Hessian for every y is its expectation");
+    fisher_panel<T>(law, array(z, 0), m);
+  }
+}
+
 }  // namespace
 
 template <class T>
-OutputMatrices<T>::OutputMatrices(Loss loss,
+OutputMatrices<T>::OutputMatrices(const Loss& loss,
                                   OutputMatrixKind kind,
                                   Index num_outputs,
                                   Index num_samples,
@@ -30,14 +46,14 @@ OutputMatrices<T>::OutputMatrices(Loss loss,
     : loss_(loss), kind_(kind), num_outputs_(num_outputs), seed_(seed) {
   choose_form();
   num_columns_ = num_outputs;
-  if (form_ == Form::softmax) num_columns_ = std::max<Index>(1, num_outputs - 1);
-  if (form_ == Form::outer) num_columns_ = 1;
+  if (form_ == OutputForm::softmax) num_columns_ = std::max<Index>(1, num_outputs - 1);
+  if (form_ == OutputForm::outer) num_columns_ = 1;
   if (kind == OutputMatrixKind::sampled_fisher) {
     check(num_samples >= 1, "samples must be >= 1, got ", num_samples);
     num_columns_ = num_samples;
   }
-  if (form_ == Form::identity) return;
-  const Index rows = form_ == Form::outer
+  if (form_ == OutputForm::identity) return;
+  const Index rows = form_ == OutputForm::outer
                          ? checked_product(num_columns_, num_outputs, "samples * outputs")
                          : num_outputs;
   data_ = Panels<T>(rows, checked_product(max_panels, Tile<T>::width, "number of cases"));
@@ -45,32 +61,22 @@ OutputMatrices<T>::OutputMatrices(Loss loss,
 
 template <class T>
 void OutputMatrices<T>::choose_form() {
-  const bool hessian = kind_ == OutputMatrixKind::hessian;
-  if (!hessian && kind_ != OutputMatrixKind::fisher) {
-    form_ = Form::outer;
-    return;
-  }
-  const double df = loss_.degrees_of_freedom;
-  switch (loss_.kind) {
-    case LossKind::squared_error:
-      form_ = Form::identity;
-      break;
-    case LossKind::softmax_cross_entropy:
-      form_ = Form::softmax;
-      break;
-    case LossKind::bernoulli_cross_entropy:
-    case LossKind::poisson:
-      form_ = Form::diagonal;
-      break;
-    case LossKind::student_t:
-      form_ = hessian ? Form::diagonal : Form::identity;
-      indefinite_diagonal_ = hessian;
-      identity_ = (df + 1) / ((df + 3) * loss_.scale * loss_.scale);
-      break;
-    case LossKind::gaussian_mean_variance:
-      form_ = hessian ? Form::blocks : Form::diagonal;
-      break;
-  }
+  loss_.visit([this](const auto& law) {
+    identity_ = law.identity();
+    switch (kind_) {
+      case OutputMatrixKind::fisher:
+        form_ = law.fisher_form;
+        break;
+      case OutputMatrixKind::hessian:
+        form_ = law.hessian_form;
+        semidefinite_ = law.hessian_is_semidefinite;
+        break;
+      case OutputMatrixKind::sampled_fisher:
+      case OutputMatrixKind::empirical_fisher:
+        form_ = OutputForm::outer;
+        break;
+    }
+  });
 }
 
 template <class T>
@@ -87,7 +93,7 @@ void OutputMatrices<T>::prepare(Index first,
   if (first == first_ && z.count == count_) return;
   first_ = first;
   count_ = z.count;
-  if (form_ == Form::identity) return;
+  if (form_ == OutputForm::identity) return;
   parallel_for(z.count, num_threads, [&](Index j, int) {
     prepare_panel(j,
                   (first + j) * Tile<T>::width,
@@ -101,66 +107,26 @@ void OutputMatrices<T>::prepare_panel(Index j,
                                       Index case_of_lane_0,
                                       PanelView<const T> z,
                                       PanelView<const T> y) {
-  switch (form_) {
-    case Form::identity:
+  const PanelView<T> m = data_.view().slice(j, 1);
+  switch (kind_) {
+    case OutputMatrixKind::fisher:
+      loss_.visit([&](const auto& law) { fisher_panel<T>(law, array(z, 0), array(m, 0)); });
       break;
-    case Form::diagonal:
-      prepare_diagonal(j, z, y);
+    case OutputMatrixKind::hessian:
+      loss_.visit([&](const auto& law) { hessian_panel<T>(law, z, y, array(m, 0)); });
       break;
-    case Form::softmax:
-      softmax<T>(z, data_.view().slice(j, 1));
+    case OutputMatrixKind::sampled_fisher:
+      draw_gradients<T>(loss_,
+                        seed_,
+                        case_of_lane_0,
+                        num_columns_,
+                        1 / std::sqrt(static_cast<double>(num_columns_)),
+                        z,
+                        m);
       break;
-    case Form::blocks:
-      prepare_blocks(j, z, y);
+    case OutputMatrixKind::empirical_fisher:
+      loss_gradient<T>(loss_, z, y, m);
       break;
-    case Form::outer:
-      if (kind_ == OutputMatrixKind::empirical_fisher) {
-        loss_gradient<T>(loss_, z, y, data_.view().slice(j, 1));
-      } else {
-        sample_gradients<T>(
-            loss_, seed_, case_of_lane_0, num_columns_, z, data_.view().slice(j, 1));
-      }
-      break;
-  }
-}
-
-template <class T>
-void OutputMatrices<T>::prepare_diagonal(Index j, PanelView<const T> z, PanelView<const T> y) {
-  auto m = array(data_.view(), j);
-  const auto zj = array(z, 0);
-  switch (loss_.kind) {
-    case LossKind::bernoulli_cross_entropy:  // p (1 - p) = e / (1 + e)^2 with e = exp(-|z|):
-      m = (-zj.abs()).exp();                 // no cancellation when p is near 1
-      m = m / (T(1) + m).square();
-      break;
-    case LossKind::poisson:
-      m = exp_of(zj);
-      break;
-    case LossKind::student_t: {  // (df + 1) (1 - u^2) / (spread (1 + u^2))^2 = .. h (2 h - 1)
-      const double df = loss_.degrees_of_freedom, spread = loss_.scale * std::sqrt(df);
-      const auto yj = array(y, 0);
-      m = (T(1) + ((yj - zj) / T(spread)).square()).inverse();
-      m = T((df + 1) / (spread * spread)) * m * (T(2) * m - T(1));
-      break;
-    }
-    default: {  // gaussian_mean_variance: e^-s for the means, 1/2 for the logarithms s
-      const Index k = num_outputs_ / 2;
-      for (Index c = 0; c < k; ++c) m.row(c) = exp_of(-zj.row(k + c));
-      m.bottomRows(k).setConstant(T(0.5));
-    }
-  }
-}
-
-// e^-s [[1, r], [r, r^2/2]]: a = e^(-s/2), b = r a
-template <class T>
-void OutputMatrices<T>::prepare_blocks(Index j, PanelView<const T> z, PanelView<const T> y) {
-  auto m = array(data_.view(), j);
-  const auto zj = array(z, 0);
-  const auto yj = array(y, 0);
-  const Index k = num_outputs_ / 2;
-  for (Index c = 0; c < k; ++c) {
-    m.row(c) = exp_of(T(-0.5) * zj.row(k + c));
-    m.row(k + c) = zero_times(yj.row(c) - zj.row(c), m.row(c));
   }
 }
 
@@ -172,20 +138,20 @@ ConstPanelMap<T> OutputMatrices<T>::stored(Index panel) const {
 
 template <class T>
 void OutputMatrices<T>::multiply(Index first, PanelView<T> r) const {
-  if (form_ == Form::identity && identity_ == 1) return;
+  if (form_ == OutputForm::identity && identity_ == 1) return;
   for (Index j = 0; j < r.count; ++j) {
     auto rj = array(r, j);
     switch (form_) {
-      case Form::identity:
+      case OutputForm::identity:
         rj *= T(identity_);
         break;
-      case Form::diagonal:
+      case OutputForm::diagonal:
         rj *= stored(first + j);
         break;
-      case Form::softmax:
+      case OutputForm::softmax:
         multiply_softmax<T>(stored(first + j), rj);
         break;
-      case Form::blocks: {
+      case OutputForm::blocks: {
         const auto m = stored(first + j);
         for (Index c = 0, k = m.rows() / 2; c < k; ++c) {
           const LaneArray<T> half = T(0.5) * m.row(k + c) * rj.row(k + c),
@@ -195,7 +161,7 @@ void OutputMatrices<T>::multiply(Index first, PanelView<T> r) const {
         }
         break;
       }
-      case Form::outer: {
+      case OutputForm::outer: {
         constexpr Index width = Tile<T>::width;
         const Index size = num_columns_ * width;
         const PanelView<T> w{scratch<T>(size), num_columns_, size, 1}, u = r.slice(j, 1);
@@ -217,24 +183,24 @@ void OutputMatrices<T>::inner(Index first,
     const auto sj = array(s, j);
     LaneMap<T> out(values + j * Tile<T>::width);
     switch (form_) {
-      case Form::identity:
+      case OutputForm::identity:
         out.setZero();
         for (Index c = 0; c < r.rows; ++c) out += wide<T>(rj, c) * wide<T>(sj, c);
         out *= identity_;
         break;
-      case Form::diagonal: {
+      case OutputForm::diagonal: {
         const auto m = stored(first + j);
         out.setZero();
         for (Index c = 0; c < r.rows; ++c) out += wide<T>(rj, c) * wide<T>(sj, c) * wide<T>(m, c);
         break;
       }
-      case Form::softmax:
+      case OutputForm::softmax:
         out = inner_softmax<T>(stored(first + j), rj, sj);
         break;
-      case Form::blocks:
+      case OutputForm::blocks:
         out = inner_blocks<T>(stored(first + j), rj, sj);
         break;
-      case Form::outer:
+      case OutputForm::outer:
         out = inner_outer<T>(stored(first + j), rj, sj);
         break;
     }
@@ -245,25 +211,33 @@ template <class T>
 void OutputMatrices<T>::factor_column(Index first, Index column, PanelView<T> u) const {
   for (Index j = 0; j < u.count; ++j) {
     auto uj = array(u, j);
-    if (form_ == Form::softmax) {
-      const auto unit = [&](Index row) {
-        return LaneArray<T>::Constant(row == column + 1 ? T(1) : T(0));
-      };
-      softmax_factor<T>(stored(first + j), unit, uj);
-      continue;
-    }
-    if (form_ == Form::outer) {
-      uj = stored(first + j).middleRows(column * num_outputs_, num_outputs_);
-      continue;
-    }
-    uj.setZero();
-    if (form_ == Form::identity) uj.row(column).setConstant(T(std::sqrt(identity_)));
-    if (form_ == Form::diagonal) uj.row(column) = stored(first + j).row(column).abs().sqrt();
-    if (form_ == Form::blocks) {
-      const auto m = stored(first + j);
-      const Index k = num_outputs_ / 2;
-      if (column < k) uj.row(column) = m.row(column);
-      uj.row(k + column % k) = m.row(k + column % k) * T(column < k ? 1 : sqrt_half);
+    switch (form_) {
+      case OutputForm::identity:
+        uj.setZero();
+        uj.row(column).setConstant(T(std::sqrt(identity_)));
+        break;
+      case OutputForm::diagonal:
+        uj.setZero();
+        uj.row(column) = stored(first + j).row(column).abs().sqrt();
+        break;
+      case OutputForm::softmax: {
+        const auto unit = [&](Index row) {
+          return LaneArray<T>::Constant(row == column + 1 ? T(1) : T(0));
+        };
+        softmax_factor<T>(stored(first + j), unit, uj);
+        break;
+      }
+      case OutputForm::blocks: {
+        const auto m = stored(first + j);
+        const Index k = num_outputs_ / 2;
+        uj.setZero();
+        if (column < k) uj.row(column) = m.row(column);
+        uj.row(k + column % k) = m.row(k + column % k) * T(column < k ? 1 : sqrt_half);
+        break;
+      }
+      case OutputForm::outer:
+        uj = stored(first + j).middleRows(column * num_outputs_, num_outputs_);
+        break;
     }
   }
 }
@@ -271,9 +245,9 @@ void OutputMatrices<T>::factor_column(Index first, Index column, PanelView<T> u)
 template <class T>
 void OutputMatrices<T>::factor_sign(Index first, Index column, Index count, T* signs) const {
   constexpr Index width = Tile<T>::width;
-  const bool negative = form_ == Form::blocks && column >= num_outputs_ / 2;
+  const bool negative = form_ == OutputForm::blocks && column >= num_outputs_ / 2;
   std::fill(signs, signs + count * width, negative ? T(-1) : T(1));
-  if (!indefinite_diagonal_) return;
+  if (semidefinite_ || form_ != OutputForm::diagonal) return;
   for (Index j = 0; j < count; ++j)
     for (Index lane = 0; lane < width; ++lane)
       if (stored(first + j)(column, lane) < T(0)) signs[j * width + lane] = T(-1);
@@ -285,23 +259,23 @@ void OutputMatrices<T>::multiply_factor(Index first, PanelView<const T> w, Panel
     const auto wj = array(w, j);
     auto uj = array(u, j);
     switch (form_) {
-      case Form::identity:
+      case OutputForm::identity:
         uj = T(std::sqrt(identity_)) * wj;
         break;
-      case Form::diagonal:
+      case OutputForm::diagonal:
         uj = stored(first + j).abs().sqrt() * wj;
         break;
-      case Form::softmax:
+      case OutputForm::softmax:
         softmax_factor<T>(stored(first + j), [&](Index row) { return wj.row(row - 1); }, uj);
         break;
-      case Form::blocks: {
+      case OutputForm::blocks: {
         const auto m = stored(first + j);
         const Index k = num_outputs_ / 2;
         uj.topRows(k) = m.topRows(k) * wj.topRows(k);
         uj.bottomRows(k) = m.bottomRows(k) * (wj.topRows(k) + T(sqrt_half) * wj.bottomRows(k));
         break;
       }
-      case Form::outer: {
+      case OutputForm::outer: {
         const auto g = stored(first + j);
         uj.setZero();
         for (Index s = 0; s < num_columns_; ++s)
@@ -321,18 +295,18 @@ void OutputMatrices<T>::multiply_factor_transposed(Index first,
     const auto rj = array(r, j);
     auto wj = array(w, j);
     switch (form_) {
-      case Form::identity:
+      case OutputForm::identity:
         wj = T(std::sqrt(identity_)) * rj;
         break;
-      case Form::diagonal:
+      case OutputForm::diagonal:
         wj = stored(first + j).abs().sqrt() * rj;
         break;
-      case Form::softmax: {
+      case OutputForm::softmax: {
         const auto p = stored(first + j);
         reflect<T>(p, [&](Index c) { return p.row(c).sqrt() * rj.row(c); }, wj);
         break;
       }
-      case Form::blocks: {
+      case OutputForm::blocks: {
         const auto m = stored(first + j);
         const Index k = num_outputs_ / 2;
         wj.bottomRows(k) = m.bottomRows(k) * rj.bottomRows(k);
@@ -340,7 +314,7 @@ void OutputMatrices<T>::multiply_factor_transposed(Index first,
         wj.bottomRows(k) *= T(sqrt_half);
         break;
       }
-      case Form::outer: {
+      case OutputForm::outer: {
         const auto g = stored(first + j);
         wj.setZero();
         for (Index s = 0; s < num_columns_; ++s)
@@ -357,20 +331,20 @@ void OutputMatrices<T>::divide_factor(Index first, PanelView<T> e, PanelView<T> 
   for (Index j = 0; j < e.count; ++j) {
     auto ej = array(e, j), rj = array(r, j);
     switch (form_) {
-      case Form::identity:
+      case OutputForm::identity:
         rj = ej / T(std::sqrt(identity_));
         ej.setZero();
         break;
-      case Form::diagonal:
+      case OutputForm::diagonal:
         divide_diagonal<T>(stored(first + j), ej, rj);
         break;
-      case Form::softmax:
+      case OutputForm::softmax:
         divide_softmax<T>(stored(first + j), ej, rj);
         break;
-      case Form::blocks:
+      case OutputForm::blocks:
         divide_blocks<T>(stored(first + j), ej, rj);
         break;
-      case Form::outer:
+      case OutputForm::outer:
         if (kind_ == OutputMatrixKind::empirical_fisher) {
           divide_empirical<T>(stored(first + j), ej, rj);
         } else {

@@ -1,7 +1,8 @@
 // Per-case (C x C) symmetric matrices M_i in the space of outputs, and their factors.
 #pragma once
 
-#include "linalg/panel_arrays.hpp"
+#include <array>
+
 #include "output/loss.hpp"
 
 namespace natgrad {
@@ -15,15 +16,7 @@ enum class OutputMatrixKind { fisher, sampled_fisher, hessian, empirical_fisher 
 inline constexpr std::array<std::string_view, 4> output_matrix_names = {
     "fisher", "sampled_fisher", "hessian", "empirical_fisher"};
 
-// M_i = Q_i S_i Q_i' for the cases prepared last, with Q_i (C x num_columns), S_i = diag(+-1):
-//   scaled identity  m I                         Q = sqrt(m) I
-//   diagonal         diag(m)                     Q = diag(sqrt|m|), S = diag(sign m)
-//   softmax          diag(p) - p p'              Q = diag(q) H, q = sqrt(p), H the last C - 1
-//                                                columns of the reflector that maps q to -e_0,
-//                                                so H H' = I - q q'
-//   blocks           [[a^2, a b], [a b, b^2/2]]  Q = [[a, 0], [b, b/sqrt 2]], S = diag(1, -1), a
-//                                                block for each pair of outputs c, C/2 + c
-//   outer products   G G', G (C x S)             Q = G
+// M_i = Q_i S_i Q_i' for the cases prepared last, each of one form (output_form.hpp).
 // Views hold tiles of cases, (rows x cases), and `first` is the first panel of a tile in the batch.
 // Columns past the last case hold whatever comes of the z and y there. Products are const and may
 // run at once for different tiles.
@@ -31,7 +24,7 @@ template <class T>
 class OutputMatrices {
  public:
   // prepare() takes at most max_panels panels. num_samples and seed are those of sampled_fisher.
-  OutputMatrices(Loss loss,
+  OutputMatrices(const Loss& loss,
                  OutputMatrixKind kind,
                  Index num_outputs,
                  Index num_samples,
@@ -44,7 +37,7 @@ class OutputMatrices {
   void prepare(Index first, PanelView<const T> z, PanelView<const T> y, int num_threads);
   bool needs_targets() const;
   // Whether M_i is positive semi-definite by construction, for every y.
-  bool positive_semidefinite() const { return form_ != Form::blocks && !indefinite_diagonal_; }
+  bool positive_semidefinite() const { return semidefinite_; }
 
   // r = M_i r in place.
   void multiply(Index first, PanelView<T> r) const;
@@ -68,12 +61,8 @@ class OutputMatrices {
   void divide_factor(Index first, PanelView<T> e, PanelView<T> r) const;
 
  private:
-  enum class Form { identity, diagonal, softmax, blocks, outer };
-
   void choose_form();
   void prepare_panel(Index j, Index case_of_lane_0, PanelView<const T> z, PanelView<const T> y);
-  void prepare_diagonal(Index j, PanelView<const T> z, PanelView<const T> y);
-  void prepare_blocks(Index j, PanelView<const T> z, PanelView<const T> y);
   // What data_ holds for a panel of the batch.
   ConstPanelMap<T> stored(Index panel) const;
 
@@ -81,8 +70,8 @@ class OutputMatrices {
   OutputMatrixKind kind_;
   Index num_outputs_;
   std::uint64_t seed_;
-  Form form_ = Form::identity;
-  bool indefinite_diagonal_ = false;
+  OutputForm form_ = OutputForm::identity;
+  bool semidefinite_ = true;
   double identity_ = 1;  // m of the scaled identity
   Index num_columns_ = 0;
   Index first_ = 0, count_ = 0;  // panels prepared last

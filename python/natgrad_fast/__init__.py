@@ -10,11 +10,11 @@ from ._core import __version__
 from .config import default_num_threads, show_config
 from .linear import (
     BlockCGResult,
+    BlockSolveResult,
     CGIterate,
     CGResult,
     Estimate,
     MultishiftResult,
-    SampleSpace,
     SolveInfo,
     SolveResult,
     Status,
@@ -25,7 +25,15 @@ from .linear import (
     solve,
 )
 from .model import MLP, Batch, value, value_and_grad
-from .operators import GGN, EmpiricalFisher, Fisher, Hessian, Jacobian, estimate_memory
+from .operators import (
+    GGN,
+    EmpiricalFisher,
+    Fisher,
+    Hessian,
+    Jacobian,
+    SampleSpace,
+    estimate_memory,
+)
 from .preconditioners import EKFAC, KFAC, TEKFAC, TKFAC, DiagonalPreconditioner, Nystrom
 from .training import (
     DampingPolicy,
@@ -46,6 +54,7 @@ __all__ = [
     "TKFAC",
     "Batch",
     "BlockCGResult",
+    "BlockSolveResult",
     "CGIterate",
     "CGResult",
     "DampingPolicy",

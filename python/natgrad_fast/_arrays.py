@@ -8,7 +8,8 @@ from __future__ import annotations
 import difflib
 import math
 import numbers
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -20,6 +21,10 @@ from .config import MAX_THREADS, default_num_threads
 
 # Elements from which on several threads read an array.
 _LARGE = 1 << 20
+# Kinds of dtypes that are read: booleans, integers and floats.
+_REAL = "biuf"
+# Real by name alone: what is true is not 1, and what lasts a second neither.
+_NOT_NUMBERS = (bool, np.bool_, np.timedelta64)
 
 
 def core_for(dtype: np.dtype[Any]) -> ModuleType:
@@ -56,19 +61,95 @@ def _threads_for(size: int, num_threads: int | None = None) -> int:
     return default_num_threads() if num_threads is None else num_threads
 
 
+def is_sparse(x: Any) -> bool:
+    """Whether it is a sparse matrix, of SciPy or of a package that follows it."""
+    return hasattr(x, "nnz") and (hasattr(x, "toarray") or hasattr(x, "todense"))
+
+
+def is_array(x: Any) -> bool:
+    """Whether it can be read as an array: no operator, no sparse matrix."""
+    if isinstance(x, np.ndarray | list | tuple):
+        return True
+    names = ("__array__", "__array_interface__", "__dlpack__")
+    return any(hasattr(x, name) for name in names) and not hasattr(x, "matvec")
+
+
 def as_real(x: ArrayLike, name: str) -> NDArray[Any]:
     """An array of booleans, integers or floats, not converted yet."""
-    if hasattr(x, "nnz") and hasattr(x, "toarray"):
-        raise TypeError(f"{name} is sparse, wanted a dense array: pass {name}.toarray()")
+    if type(x) is not np.ndarray:
+        x = _as_plain(x, name)
     try:
         a = np.asarray(x)
     except ValueError as error:
         raise ValueError(f"{name} is not a rectangular array: {error}") from None
     except (TypeError, RuntimeError) as error:  # e.g. a tensor that requires grad
         raise TypeError(f"{name} can not be read as an array: {error}") from None
-    if a.dtype.kind not in "biuf":
-        raise TypeError(f"{name} has dtype {a.dtype}, wanted real numbers")
+    if a.dtype.kind not in _REAL:
+        raise _not_real(a.dtype, name)
     return a
+
+
+def _not_real(dtype: Any, name: str, hint: str = "") -> TypeError:
+    if str(dtype) == "object":
+        hint = ": convert it, such as by astype(float)"
+    return TypeError(f"{name} has dtype {dtype}, wanted real numbers{hint}")
+
+
+def _as_plain(x: Any, name: str) -> Any:
+    """What NumPy reads: not sparse, nothing masked or missing."""
+    if is_sparse(x):
+        raise TypeError(f"{name} is sparse, wanted a dense array: pass {name}.toarray()")
+    if isinstance(x, np.ma.MaskedArray):
+        mask = np.ma.getmaskarray(x)
+        if mask.any():
+            raise ValueError(f"{name} is masked at {_first(mask)}, wanted a number everywhere")
+        return x.data
+    if hasattr(x, "to_numpy") and hasattr(x, "isna"):
+        return _frame_as_plain(x, name)
+    others = ("__array__", "__array_interface__", "__array_struct__")
+    if hasattr(x, "__dlpack__") and not any(hasattr(x, other) for other in others):
+        try:
+            return np.from_dlpack(x)
+        except (TypeError, ValueError, RuntimeError, BufferError, AttributeError) as error:
+            raise TypeError(f"{name} can not be read by its __dlpack__: {error}") from None
+    return x
+
+
+def _first(mask: Any) -> str:
+    """Place of the first element of a mask that is True, in words."""
+    place = np.argwhere(mask)[0]
+    if mask.ndim == 2:
+        return f"row {place[0]}, column {place[1]}"
+    return f"position {', '.join(str(i) for i in place)}"
+
+
+def _frame_as_plain(x: Any, name: str) -> Any:
+    """A pandas frame or series, whose columns may have types of their own (Int64, Arrow)."""
+    if x.ndim == 1:
+        return _column_as_plain(x, name)
+    if all(isinstance(dtype, np.dtype) for dtype in x.dtypes):
+        a = x.to_numpy()
+        if a.dtype.kind in _REAL:
+            return a
+    columns = [
+        _column_as_plain(x.iloc[:, j], f"column {label!r} of {name}")
+        for j, label in enumerate(x.columns)
+    ]
+    return np.stack(columns, axis=1) if columns else np.empty(x.shape)
+
+
+def _column_as_plain(column: Any, name: str) -> Any:
+    kind = getattr(column.dtype, "kind", "O")
+    if kind not in _REAL:
+        raise _not_real(column.dtype, name, ": convert it or leave it out")
+    if isinstance(column.dtype, np.dtype):
+        return column.to_numpy()
+    missing = np.asarray(column.isna(), bool)
+    if missing.any():
+        row = int(np.argmax(missing))
+        raise ValueError(f"{name} has a missing value at row {row}: fill or drop it")
+    dtype = np.float64 if kind == "f" else {"b": np.bool_, "i": np.int64, "u": np.uint64}[kind]
+    return column.to_numpy(dtype=dtype)
 
 
 def as_floats(
@@ -104,12 +185,7 @@ def _as_contiguous(
 
 def _not_finite(a: Any, name: str) -> ValueError:
     """Name the first element that is NaN or Inf."""
-    place = np.argwhere(~np.isfinite(a))[0]
-    if a.ndim == 2:
-        where = f"row {place[0]}, column {place[1]}"
-    else:
-        where = f"position {', '.join(str(i) for i in place)}"
-    return ValueError(f"{name} has NaN or Inf (in {a.dtype}) at {where}")
+    return ValueError(f"{name} has NaN or Inf (in {a.dtype}) at {_first(~np.isfinite(a))}")
 
 
 def as_cases(
@@ -153,6 +229,16 @@ def as_rows(v: ArrayLike, name: str, size: int, dtype: np.dtype[Any]) -> tuple[A
     return rows, True
 
 
+def as_right_hand_sides(
+    g: ArrayLike, name: str, size: int, dtype: np.dtype[Any]
+) -> tuple[Any, bool]:
+    """One right-hand side (size,) or K of them (size, K), as rows; and whether it was a block."""
+    a = as_real(g, name)
+    if a.ndim == 2:
+        return as_rows(a, name, size, dtype)
+    return as_vector(a, name, size, dtype)[None], False
+
+
 def as_sample_weight(sample_weight: ArrayLike, num_cases: int) -> NDArray[np.float64]:
     """Weights (N,) >= 0 with a positive sum."""
     w: NDArray[np.float64]
@@ -167,15 +253,23 @@ def as_sample_weight(sample_weight: ArrayLike, num_cases: int) -> NDArray[np.flo
     return w
 
 
-def as_number(x: Any, name: str, *, minimum: float = -math.inf, above: float = -math.inf) -> float:
-    """A finite real number, >= minimum and > above."""
-    if isinstance(x, bool | np.bool_) or not isinstance(x, numbers.Real | np.number | np.ndarray):
+def as_number(
+    x: Any,
+    name: str,
+    *,
+    minimum: float = -math.inf,
+    above: float = -math.inf,
+    may_be_infinite: bool = False,
+) -> float:
+    """A finite real number, >= minimum and > above; +Inf too where it is said."""
+    number = x[()] if isinstance(x, np.ndarray) and x.ndim == 0 else x
+    if not isinstance(number, numbers.Real) or isinstance(number, _NOT_NUMBERS):
         raise TypeError(f"{name} must be a real number, got {x!r}")
     try:
-        value = float(x)
-    except TypeError:
-        raise TypeError(f"{name} must be a real number, got {x!r}") from None
-    if not math.isfinite(value):
+        value = float(number)
+    except OverflowError:
+        raise ValueError(f"{name} must be finite, got {_shown(number)}") from None
+    if not (math.isfinite(value) or (may_be_infinite and value > 0.0)):
         raise ValueError(f"{name} must be finite, got {value}")
     if value < minimum:
         raise ValueError(f"{name} must be >= {minimum:g}, got {value}")
@@ -189,6 +283,11 @@ class Decay(NamedTuple):
 
     weights: float
     biases: float
+
+    @property
+    def shown(self) -> float | tuple[float, float]:
+        """As users write it: a number where both are the same."""
+        return self.weights if self.weights == self.biases else self
 
 
 def as_decay(x: Any, name: str) -> Decay:
@@ -204,9 +303,20 @@ def as_decay(x: Any, name: str) -> Decay:
     return Decay(weights, biases)
 
 
+def _shown(x: Any) -> str:
+    """A number in an error message: Python prints no integers of more than 4300 digits."""
+    if not isinstance(x, numbers.Integral):
+        return "a number beyond the range of floats"
+    bits = int(x).bit_length()
+    return str(x) if bits <= 256 else f"an integer of {bits} bits"
+
+
 def as_dampings(x: ArrayLike, name: str) -> NDArray[np.float64]:
     """Dampings (m,), m >= 1, finite and >= 0."""
-    dampings: NDArray[np.float64] = as_floats(x, name, np.dtype(np.float64), 1)
+    a = as_real(x, name)
+    if a.dtype.kind == "b":
+        raise TypeError(f"{name} has dtype bool, wanted numbers")
+    dampings: NDArray[np.float64] = as_floats(a, name, np.dtype(np.float64), 1)
     if dampings.size == 0:
         raise ValueError(f"{name} is empty, wanted at least one number")
     if (dampings < 0).any():
@@ -217,13 +327,13 @@ def as_dampings(x: ArrayLike, name: str) -> NDArray[np.float64]:
 
 def as_count(x: Any, name: str, minimum: int) -> int:
     """An integer >= minimum."""
-    if isinstance(x, bool | np.bool_) or not isinstance(x, numbers.Integral):
+    if not isinstance(x, numbers.Integral) or isinstance(x, _NOT_NUMBERS):
         raise TypeError(f"{name} must be an integer, got {x!r}")
     count = int(x)
     if count < minimum:
-        raise ValueError(f"{name} must be >= {minimum}, got {count}")
+        raise ValueError(f"{name} must be >= {minimum}, got {_shown(count)}")
     if count >= 2**63:
-        raise ValueError(f"{name} must be < 2**63, got {count}")
+        raise ValueError(f"{name} must be < 2**63, got {_shown(count)}")
     return count
 
 
@@ -242,13 +352,24 @@ def as_num_threads(num_threads: int | None) -> int:
     return count
 
 
-def as_name(name: Any, what: str, known: Iterable[str]) -> str:
-    """One of the known names; the error lists them and the nearest one."""
+def as_name(
+    name: Any, what: str, known: Iterable[str], synonyms: Mapping[str, str] | None = None
+) -> str:
+    """One of the known names; the error lists them and the one that is meant.
+
+    `synonyms` are names from elsewhere, in lower case without punctuation, and what to say of them:
+    the known name, or an advice.
+    """
     names = tuple(known)
     if not isinstance(name, str):
         raise TypeError(f"{what} must be a name, got {name!r}; known: {', '.join(names)}")
     if name in names:
         return name
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    plain = re.sub("[^a-z0-9]", "", name.lower())
+    meant = (synonyms or {}).get(plain)
+    if meant is None:
+        meant = next((n for n in names if n.replace("_", "") == plain), None)
+    if meant is None:
+        meant = next(iter(difflib.get_close_matches(name, names, n=1, cutoff=0.5)), None)
+    hint = "" if meant is None else f"; did you mean {meant!r}?" if meant in names else f"; {meant}"
     raise ValueError(f"unknown {what} {name!r}; known: {', '.join(names)}{hint}")

@@ -9,7 +9,8 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+from ._typing import Array, DType
 
 __all__ = ["StateReader", "inside"]
 
@@ -31,7 +32,7 @@ class StateReader:
         From the constructor and from every method, if a leaf is not what is wanted.
     """
 
-    def __init__(self, state: Any, path: str, keys: Collection[str]) -> None:
+    def __init__(self, state: object, path: str, keys: Collection[str]) -> None:
         if not isinstance(state, Mapping):
             raise ValueError(f"{path} is {_shown(state)}, wanted a mapping")
         missing = sorted(set(keys) - set(state))
@@ -46,7 +47,7 @@ class StateReader:
         """Return the error that names a leaf, what it holds and what was wanted."""
         return ValueError(f"{self._path}[{key!r}] is {_shown(self._state[key])}, wanted {wanted}")
 
-    def same(self, key: str, wanted: Any) -> None:
+    def same(self, key: str, wanted: object) -> None:
         """Check that a leaf equals a plain value, in type and value; a list may be a tuple."""
         got = self._state[key]
         if isinstance(wanted, tuple | list):
@@ -94,7 +95,7 @@ class StateReader:
             raise self.refuse(key, "True or False")
         return bool(got)
 
-    def array(self, key: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    def array(self, key: str, shape: tuple[int, ...], dtype: DType) -> Array:
         """Return a copy of a finite array of a shape and dtype, C-contiguous and writable."""
         got = self._state[key]
         wanted = f"an array {shape} of {dtype}"
@@ -104,9 +105,7 @@ class StateReader:
             raise self.refuse(key, wanted + " without NaN or Inf")
         return np.array(got, order="C", subok=False)
 
-    def optional_array(
-        self, key: str, shape: tuple[int, ...], dtype: np.dtype[Any]
-    ) -> NDArray[Any] | None:
+    def optional_array(self, key: str, shape: tuple[int, ...], dtype: DType) -> Array | None:
         """Return None, or what `array` returns."""
         return None if self._state[key] is None else self.array(key, shape, dtype)
 
@@ -129,7 +128,7 @@ def inside(path: str) -> Iterator[None]:
         raise ValueError(f"in {path}: {reason}") from error
 
 
-def _equal(got: Any, wanted: Any) -> bool:
+def _equal(got: object, wanted: object) -> bool:
     if isinstance(wanted, tuple):
         return (
             isinstance(got, tuple)
@@ -142,7 +141,7 @@ def _equal(got: Any, wanted: Any) -> bool:
     return real and bool(got == wanted)
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     if isinstance(value, np.ndarray):
         return f"an array {value.shape} of {value.dtype}"
     text = repr(value)

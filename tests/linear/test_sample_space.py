@@ -273,7 +273,37 @@ def test_bad_arguments():
         (lambda: ng.sample_space_solve(student, g, damping=1.0), ValueError, "indefinite"),
         (lambda: ng.SampleSpace(ng.Hessian(net, SOFTMAX, x, problem.y)), TypeError, "Hessian"),
         (lambda: ng.SampleSpace(np.eye(3)), TypeError, "must be a Fisher"),
-        (lambda: ng.SampleSpace(fisher) @ np.ones(3), ValueError, "w has length 3"),
+        (lambda: ng.SampleSpace(fisher) @ np.ones(3), ValueError, "v has shape"),
+        (lambda: ng.SampleSpace(fisher).multiply_factor([1.0]), ValueError, "w has length 1"),
     ]:
         with pytest.raises(error, match=words):
             call()
+
+
+@pytest.mark.parametrize("method", ["cholesky", "eigh", "cg"])
+@pytest.mark.parametrize("targets", [False, True], ids=["any-g", "gradient"])
+@pytest.mark.parametrize("l2", [(0.02, 0.0), (0.001, 0.3), (0.0, 0.1)])
+def test_l2_of_weights_and_of_biases(l2, targets, method):
+    """(alpha, 0) is scikit-learn's objective: two shifts, solved by a kernel with scaled biases."""
+    problem = SPACES[1].problem("float64") if not targets else SPACES[0].problem("float64")
+    loss = SOFTMAX if targets else BERNOULLI
+    matrix = build("fisher", problem, loss, l2=l2, damping=0.003)
+    weights = {"sample_weight": problem.weight}
+    g = ng.value_and_grad(problem.net, loss, problem.x, problem.y, l2=l2, **weights)[1]
+    dense = matrix.to_dense()
+    options = {"method": method, "rtol": 1e-9, "max_iter": 2000}
+    for damping in ([0.0, 0.05], 1.0):
+        result = ng.sample_space_solve(
+            matrix, g, damping=damping, y=problem.y if targets else None, **options
+        )
+        columns = result if np.ndim(damping) else [result]
+        for value, column in zip(np.atleast_1d(damping), columns, strict=True):
+            shifted = dense + value * np.eye(len(g))
+            assert column.status is ng.Status.CONVERGED
+            residual = np.linalg.norm(g - shifted @ column.x)
+            assert residual <= 1.1e-9 * np.linalg.norm(g)
+    if targets:
+        alone = ng.sample_space_solve(matrix, y=problem.y, damping=0.1, **options)
+        shifted = dense + 0.1 * np.eye(len(g))
+        assert np.linalg.norm(g - shifted @ alone.x) <= 1.1e-9 * np.linalg.norm(g)
+    assert matrix.solve(g, method="auto", rtol=1e-8, max_iter=2000).status.success

@@ -159,6 +159,7 @@ def test_total_weight_is_checked():
         ng.Batch(net, SOFTMAX, x, y, total_weight=3)
     batch = ng.Batch(net, SOFTMAX, x, y, total_weight=8, l2=0.5)
     assert (batch.weight, batch.total_weight, batch.decay) == (4.0, 8.0, (0.25, 0.25))
+    assert batch.l2 == 0.5
 
 
 @pytest.mark.parametrize("kind", cases.CURVATURES)

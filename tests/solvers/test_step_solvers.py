@@ -8,7 +8,7 @@ import pytest
 from cases import SOFTMAX, Case, assert_close, same_bits
 
 PROBLEM = Case("6-9-4-steps", (6, 9, 4), SOFTMAX, n=60)
-NAMES = ["kfac", "ekfac", "tkfac", "tekfac", "diagonal"]
+NAMES = ["kfac", "ekfac", "tkfac", "tekfac", "diagonal", "nystrom"]
 
 
 def optimizer(net, solver, **options):
@@ -75,9 +75,10 @@ def test_an_object_is_updated_and_an_array_is_not():
     [
         ("kfacc", ValueError, "unknown preconditioner 'kfacc'.*did you mean 'kfac'"),
         (np.ones(3), ValueError, "preconditioner has length 3"),
+        (ng.KFAC, TypeError, "preconditioner"),
         (7, TypeError, "preconditioner"),
     ],
-    ids=["name", "length", "number"],
+    ids=["name", "length", "class", "number"],
 )
 def test_wrong_preconditioners_are_refused_before_anything_happens(wrong, error, words):
     with pytest.raises(error, match=words):
@@ -182,7 +183,7 @@ class Failing(Exception):
     pass
 
 
-@pytest.mark.parametrize("name", [None, "kfac", "ekfac", "diagonal"])
+@pytest.mark.parametrize("name", [None, "kfac", "ekfac", "diagonal", "nystrom"])
 @pytest.mark.parametrize("where", ["update", "refresh", "direction", "accepted", "policy", "value"])
 def test_a_step_that_raises_leaves_everything_as_it_was(where, name):
     class Solver(ng.solvers.CG):

@@ -6,7 +6,7 @@ import collections.abc
 import typing
 from . import f32
 from . import f64
-__all__: list[str] = ['Architecture', 'Loss', 'activation_names', 'build_info', 'disable_threads', 'f32', 'f64', 'fma_peak', 'loss_names', 'max_threads', 'philox']
+__all__: list[str] = ['Architecture', 'Loss', 'activation_names', 'build_info', 'disable_threads', 'f32', 'f64', 'fma_peak', 'loss_names', 'max_threads']
 class Architecture:
     """
     Widths, activations and places in the flat parameters of a net.
@@ -24,12 +24,9 @@ class Loss:
     """
     A loss of the core: its kind and parameters.
     """
-    def __init__(self, name: str, *, degrees_of_freedom: typing.SupportsFloat | typing.SupportsIndex = 0.0, scale: typing.SupportsFloat | typing.SupportsIndex = 1.0) -> None:
+    def __init__(self, name: str, parameters: collections.abc.Mapping[str, typing.SupportsFloat | typing.SupportsIndex]) -> None:
         ...
     def num_targets(self, num_outputs: typing.SupportsInt | typing.SupportsIndex) -> int:
-        ...
-    @property
-    def fisher_is_hessian(self) -> bool:
         ...
     @property
     def hessian_needs_targets(self) -> bool:
@@ -49,10 +46,6 @@ def fma_peak(num_threads: typing.SupportsInt | typing.SupportsIndex, seconds: ty
 def max_threads() -> int:
     """
     Threads OpenMP would use now; 1 without OpenMP.
-    """
-def philox(key: typing.Annotated[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], "FixedSize(2)"], counter: typing.Annotated[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], "FixedSize(4)"], count: typing.SupportsInt | typing.SupportsIndex) -> list[int]:
-    """
-    Words of the random generator, as numpy.random.Philox(counter, key).random_raw(count).
     """
 __version__: str = '0.1.0'
 activation_names: tuple = ('identity', 'tanh', 'logistic', 'relu', 'leaky_relu', 'elu', 'softplus', 'gelu', 'silu', 'sin')

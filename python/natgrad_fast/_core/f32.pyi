@@ -3,7 +3,7 @@ import natgrad_fast._core
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Curvature', 'Hessian', 'KroneckerFactors', 'LinearOperator', 'Linearization', 'Nystrom', 'Objective', 'OutputMatrices', 'SampleSpace', 'all_finite', 'conjugate_gradients', 'dot', 'hessian_bytes', 'linearization_bytes', 'multishift_conjugate_gradients', 'orthonormalise_rows', 'predict', 'scaled', 'transposed']
+__all__: list[str] = ['Curvature', 'Hessian', 'KroneckerFactors', 'LinearOperator', 'Linearization', 'Nystrom', 'Objective', 'ProductOperator', 'SampleSpace', 'SumOperator', 'all_finite', 'conjugate_gradients', 'dot', 'draw_gradients', 'hessian_bytes', 'linearization_bytes', 'multishift_conjugate_gradients', 'orthonormalise_rows', 'predict', 'predictive_mean', 'scaled', 'transposed']
 class LinearOperator:
     """
     A symmetric linear map on R^P.
@@ -40,49 +40,6 @@ class Linearization:
         ...
     @property
     def params(self) -> numpy.typing.NDArray[numpy.float32]:
-        ...
-class OutputMatrices:
-    """
-    Per-case (C x C) matrices in the space of outputs.
-    """
-    def __init__(self, loss: natgrad_fast._core.Loss, kind: str, z: numpy.ndarray, y: typing.Any, *, samples: typing.SupportsInt | typing.SupportsIndex = 1, seed: typing.SupportsInt | typing.SupportsIndex = 0, chunk: typing.SupportsInt | typing.SupportsIndex = 0, num_threads: typing.SupportsInt | typing.SupportsIndex = 1) -> None:
-        ...
-    def divide_factor(self, e: numpy.ndarray) -> tuple[numpy.typing.NDArray[numpy.float32], numpy.typing.NDArray[numpy.float32]]:
-        """
-        r (N, num_columns) and rest (N, C) of e = Q r + rest.
-        """
-    def factor(self) -> numpy.typing.NDArray[numpy.float32]:
-        """
-        Q (N, C, num_columns), column by column.
-        """
-    def inner(self, r: numpy.ndarray, s: numpy.ndarray) -> list[float]:
-        """
-        r_i' M_i s_i, N of them.
-        """
-    def multiply(self, r: numpy.ndarray) -> numpy.typing.NDArray[numpy.float32]:
-        """
-        M_i r_i (N, C).
-        """
-    def multiply_factor(self, w: numpy.ndarray) -> numpy.typing.NDArray[numpy.float32]:
-        """
-        Q_i w_i (N, C).
-        """
-    def multiply_factor_transposed(self, r: numpy.ndarray) -> numpy.typing.NDArray[numpy.float32]:
-        """
-        Q_i' r_i (N, num_columns).
-        """
-    def signs(self) -> numpy.typing.NDArray[numpy.float32]:
-        """
-        S (N, num_columns).
-        """
-    @property
-    def needs_targets(self) -> bool:
-        ...
-    @property
-    def num_columns(self) -> int:
-        ...
-    @property
-    def positive_semidefinite(self) -> bool:
         ...
 class Objective:
     """
@@ -158,23 +115,23 @@ class SampleSpace(LinearOperator):
     """
     The kernel K = U'U (n, n) of a curvature matrix B = U U' (P, P).
     """
-    def __init__(self, curvature: Curvature) -> None:
+    def __init__(self, curvature: Curvature, *, bias_scale: typing.SupportsFloat | typing.SupportsIndex = 1.0) -> None:
         ...
     def add_factor(self, w: numpy.ndarray, v: numpy.ndarray) -> None:
         """
         v += U w, in place.
         """
-    def decompose(self) -> None:
+    def decompose(self) -> bool:
         """
-        Eigenvalues and eigenvectors of K.
+        Eigenvectors of K; whether they had to be computed.
         """
     def factorize(self, shift: typing.SupportsFloat | typing.SupportsIndex) -> bool:
         """
         Cholesky factors of K + shift I; whether it is positive definite to rounding.
         """
-    def form(self) -> None:
+    def form(self) -> bool:
         """
-        Forms K.
+        Forms K; whether it had to.
         """
     def kernel(self) -> numpy.typing.NDArray[numpy.float64]:
         """
@@ -196,22 +153,27 @@ class SampleSpace(LinearOperator):
         """
         g - A x for A = U U' + S, its norm, and x'A x / 2 - g'x.
         """
-    def solve(self, b: numpy.ndarray) -> numpy.typing.NDArray[numpy.float32]:
+    def solve(self, shift: typing.SupportsFloat | typing.SupportsIndex, b: numpy.ndarray) -> typing.Any:
         """
-        (K + shift I)^-1 b by the last factorisation.
+        (K + shift I)^-1 b by Cholesky factors; None if it is not positive definite.
         """
     def solve_decomposed(self, shift: typing.SupportsFloat | typing.SupportsIndex, b: numpy.ndarray) -> numpy.typing.NDArray[numpy.float32]:
         """
-        (K + shift I)^-1 b by the eigenvectors.
+        (K + shift I)^-1 b by the eigenvectors of K.
         """
     def split_gradient(self, targets: numpy.ndarray, *, num_outputs: typing.SupportsInt | typing.SupportsIndex) -> tuple[numpy.typing.NDArray[numpy.float32], numpy.typing.NDArray[numpy.float32], bool]:
         """
         r (n,), rest (N, C) with gradient U r + J'rest, and whether the rest is 0.
         """
     @property
+    def factor_shift(self) -> float | None:
+        """
+        The shift of the factors that are kept, or None.
+        """
+    @property
     def largest_diagonal(self) -> float:
         """
-        Of K, which has been formed.
+        Of K.
         """
 class KroneckerFactors(LinearOperator):
     """
@@ -245,23 +207,55 @@ class KroneckerFactors(LinearOperator):
     @property
     def num_updates(self) -> int:
         ...
+class SumOperator(LinearOperator):
+    """
+    sum_i c_i A_i.
+    """
+    def __init__(self, parts: list, coefficients: numpy.ndarray, *, size: typing.SupportsInt | typing.SupportsIndex, num_threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+class ProductOperator(LinearOperator):
+    """
+    A_1 A_2 .. A_n.
+    """
+    def __init__(self, factors: list, *, size: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
 class Nystrom(LinearOperator):
     """
     The inverse of a damped low-rank approximation.
     """
     def __init__(self, size: typing.SupportsInt | typing.SupportsIndex, *, num_threads: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
+    def apply_root(self, v: numpy.ndarray) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        The square root of the operator times the rows of v (K, P).
+        """
+    def log_determinant(self, damping: typing.SupportsFloat | typing.SupportsIndex) -> float:
+        """
+        log det of what the operator inverts, with this damping.
+        """
     def refresh(self, damping: typing.SupportsFloat | typing.SupportsIndex) -> None:
         """
         Sets the damping of the inverse.
+        """
+    def set_approximation(self, eigenvalues: numpy.ndarray, *, vectors: numpy.ndarray) -> None:
+        """
+        The approximation of eigenvalues (l,) and eigenvectors (l, P).
         """
     def update(self, omega: numpy.ndarray, *, y: numpy.ndarray) -> None:
         """
         New approximation from omega (l, P), of orthonormal rows, and y = omega A (l, P).
         """
     @property
+    def coefficients(self) -> numpy.typing.NDArray[numpy.float64]:
+        ...
+    @property
     def eigenvalues(self) -> numpy.typing.NDArray[numpy.float64]:
         ...
+    @property
+    def scale(self) -> float:
+        """
+        s of the operator s (I + U C U').
+        """
     @property
     def vectors(self) -> numpy.typing.NDArray[numpy.float32]:
         ...
@@ -276,6 +270,10 @@ def conjugate_gradients(a: typing.Any, *, preconditioner: typing.Any, b: numpy.n
 def dot(x: numpy.ndarray, y: numpy.ndarray, *, num_threads: typing.SupportsInt | typing.SupportsIndex) -> float:
     """
     x'y in double; bits independent of threads.
+    """
+def draw_gradients(loss: natgrad_fast._core.Loss, z: numpy.ndarray, *, num_samples: typing.SupportsInt | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex, num_threads: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float32]:
+    """
+    dL/dz (N, S, C) at S targets for every case, drawn from the predictive laws at z (N, C).
     """
 def hessian_bytes(net: natgrad_fast._core.Architecture, *, num_cases: typing.SupportsInt | typing.SupportsIndex, chunk_size: typing.SupportsInt | typing.SupportsIndex, num_threads: typing.SupportsInt | typing.SupportsIndex) -> float:
     """
@@ -296,6 +294,10 @@ def orthonormalise_rows(q: numpy.ndarray, *, num_threads: typing.SupportsInt | t
 def predict(net: natgrad_fast._core.Architecture, *, params: numpy.ndarray, x: numpy.ndarray, num_threads: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float32]:
     """
     Z (N, C) from params (P,) and x (N, d_0).
+    """
+def predictive_mean(loss: natgrad_fast._core.Loss, z: numpy.ndarray, *, num_threads: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float32]:
+    """
+    Means (N, num_targets) of the predictive laws at outputs z (N, C).
     """
 def scaled(a: typing.SupportsFloat | typing.SupportsIndex, x: numpy.ndarray, *, num_threads: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float32]:
     """

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from .._typing import ActivationName, LossName
 from ..config import default_num_threads
 from ..model.batch import value
 from ..model.mlp import MLP
@@ -26,8 +28,8 @@ from ..training.optimizer import NaturalGradient
 __all__ = ["run_demo"]
 
 SIZES = (64, 128, 64, 10)
-ACTIVATION = "tanh"
-LOSS = "softmax_cross_entropy"
+ACTIVATION: ActivationName = "tanh"
+LOSS: LossName = "softmax_cross_entropy"
 L2 = 1e-4
 DAMPING = 1.0
 CG_ITERATIONS = 50
@@ -41,10 +43,10 @@ INTERRUPTED = 130  # exit code of a shell command ended by Ctrl-C
 class Digits:
     """The split data: images (N, 64) in [0, 1], float32, and labels (N,)."""
 
-    x_train: Any
-    y_train: Any
-    x_test: Any
-    y_test: Any
+    x_train: NDArray[np.float32]
+    y_train: NDArray[np.intp]
+    x_test: NDArray[np.float32]
+    y_test: NDArray[np.intp]
 
 
 @dataclass
@@ -55,10 +57,12 @@ class Curve:
     seconds: list[float] = field(default_factory=list)
     loss: list[float] = field(default_factory=list)  # mean cross-entropy of the training images
     accuracy: list[float] = field(default_factory=list)  # share of test images
-    labels: Any = None  # of the test images, at the last point
+    labels: NDArray[np.intp] | None = None  # of the test images, at the last point
     note: str = ""
 
-    def add(self, seconds: float, loss: float, labels: Any, truth: Any) -> None:
+    def add(
+        self, seconds: float, loss: float, labels: NDArray[np.intp], truth: NDArray[np.intp]
+    ) -> None:
         """Append a point that took `seconds` of training."""
         self.seconds.append(seconds + (self.seconds[-1] if self.seconds else 0.0))
         self.loss.append(loss)
@@ -305,6 +309,7 @@ def draw_mistakes(figure: Any, curve: Curve, data: Digits, columns: int = 12) ->
         f"Test images that {curve.name} gets wrong: {wrong.size} of {len(data.y_test)}",
         fontsize=11,
     )
+    assert curve.labels is not None
     all_axes = figure.subplots(1, columns)
     for axes in all_axes:
         axes.set_axis_off()

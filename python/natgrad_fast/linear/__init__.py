@@ -5,6 +5,7 @@ from .cg import cg
 from .multishift import multishift_cg
 from .results import (
     BlockCGResult,
+    BlockSolveResult,
     CGIterate,
     CGResult,
     Estimate,
@@ -13,15 +14,15 @@ from .results import (
     SolveResult,
     Status,
 )
-from .sample_space import SampleSpace, sample_space_solve
+from .sample_space import sample_space_solve
 
 __all__ = [
     "BlockCGResult",
+    "BlockSolveResult",
     "CGIterate",
     "CGResult",
     "Estimate",
     "MultishiftResult",
-    "SampleSpace",
     "SolveInfo",
     "SolveResult",
     "Status",

@@ -11,11 +11,11 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
-from .._arrays import as_count, as_name, as_number, as_vector, core_for
+from .._arrays import as_count, as_name, as_number, as_right_hand_sides, core_for
 from ..operators.curvature import CurvatureMatrix, GaussNewtonMatrix
+from ..operators.sample_space import SampleSpace, kernel_flops, kernel_product_flops
 from .cg import cg
-from .results import Estimate, SolveResult
-from .sample_space import SampleSpace, kernel_flops, kernel_product_flops
+from .results import BlockSolveResult, CGResult, Estimate, SolveResult
 
 __all__ = ["estimate_solve", "solve"]
 
@@ -38,14 +38,15 @@ def solve(
     max_iter: int = 250,
     max_bytes: float = 2.0**31,
     callback: Any = None,
-) -> SolveResult:
+) -> SolveResult | BlockSolveResult:
     """Solve (B + (l2 + damping) I) x = g by the method that is expected to be the cheapest.
 
     Parameters
     ----------
     matrix : Fisher, GGN, EmpiricalFisher or Hessian
         B, with its own damping and l2.
-    g : (P,) array_like
+    g : (P,) or (P, K) array_like
+        Right-hand side, or K of them, which share factorisations and products of blocks.
     damping : float
         On top of what `matrix` contains.
     method : {"auto", "cg", "kfac_cg", "sample_space", "sample_space_cg"}
@@ -55,7 +56,7 @@ def solve(
         `Estimate.cost` among those that fit into `max_bytes`, else the least bytes; it is "cg" for
         a Hessian, an indefinite GGN, without damping and l2, or with a preconditioner.
     y : array_like, optional
-        Targets, if g is the gradient of the objective there; see `sample_space_solve`.
+        Targets, if g (P,) is the gradient of the objective there; see `sample_space_solve`.
     preconditioner : optional
         For "cg", as in `natgrad_fast.cg`.
     rtol : float
@@ -69,7 +70,7 @@ def solve(
 
     Returns
     -------
-    SolveResult
+    SolveResult, or BlockSolveResult for g (P, K)
         With the `method` used, and `estimates`: flops, bytes, cost and iterations expected of each.
 
     Raises
@@ -83,46 +84,59 @@ def solve(
     """
     start = time.perf_counter()
     method = as_name(method, "method", METHODS)
-    g = _as_right_hand_side(matrix, g)
+    rows, is_block = _as_right_hand_sides(matrix, g)
     if y is not None:
+        if is_block:
+            raise ValueError(f"y is the origin of a single g (P,), got K = {len(rows)} columns")
         matrix.as_targets(y)
     damping = as_number(damping, "damping", minimum=0.0)
     max_bytes = as_number(max_bytes, "max_bytes", above=0.0)
-    estimates = estimate_solve(matrix, g, damping=damping, rtol=rtol, max_iter=max_iter)
+    estimates = _estimates(matrix, rows, damping, rtol, max_iter)
     if method == "auto":
-        method = "cg"
-        if preconditioner is None:
-            fitting = {k: e for k, e in estimates.items() if e.bytes <= max_bytes}
-            if fitting:
-                method = min(fitting, key=lambda name: fitting[name].cost)
-            else:
-                method = min(estimates, key=lambda name: estimates[name].bytes)
+        method = "cg" if preconditioner is not None else _cheapest(estimates, max_bytes)
     if method == "kfac_cg":
         preconditioner = _kfac(_as_factored(matrix, method, preconditioner), damping)
+    right_hand_side = rows.T if is_block else rows[0]
+    results: list[SolveResult]
     if method in ("cg", "kfac_cg"):
-        result = cg(
+        answer = cg(
             matrix,
-            g,
+            right_hand_side,
             damping=damping,
             preconditioner=preconditioner,
             rtol=rtol,
             max_iter=max_iter,
             callback=callback,
         )
-        fields = {f.name: getattr(result, f.name) for f in dataclasses.fields(result)}
-        seconds = time.perf_counter() - start
-        return SolveResult(**{**fields, "seconds": seconds}, method=method, estimates=estimates)
-    answer = SampleSpace(_as_factored(matrix, method, preconditioner)).solve(
-        g,
-        y=y,
-        damping=damping,
-        method="cg" if method == "sample_space_cg" else "cholesky",
-        rtol=rtol,
-        max_iter=max_iter,
-        callback=callback,
-    )
-    assert isinstance(answer, SolveResult)
-    return dataclasses.replace(answer, estimates=estimates)
+        results = [_as_solve_result(one, method) for one in (answer if is_block else [answer])]
+    else:
+        answer = SampleSpace(_as_factored(matrix, method, preconditioner)).solve(
+            right_hand_side,
+            y=y,
+            damping=damping,
+            method="cg" if method == "sample_space_cg" else "cholesky",
+            rtol=rtol,
+            max_iter=max_iter,
+            callback=callback,
+        )
+        results = list(answer) if is_block else [answer]
+    seconds = time.perf_counter() - start
+    if is_block:
+        return BlockSolveResult.of(results, seconds, estimates)
+    return dataclasses.replace(results[0], seconds=seconds, estimates=estimates)
+
+
+def _cheapest(estimates: dict[str, Estimate], max_bytes: float) -> str:
+    """The method of least cost among those that fit, else that of the least bytes."""
+    fitting = {name: e for name, e in estimates.items() if e.bytes <= max_bytes}
+    if fitting:
+        return min(fitting, key=lambda name: fitting[name].cost)
+    return min(estimates, key=lambda name: estimates[name].bytes)
+
+
+def _as_solve_result(result: CGResult, method: str) -> SolveResult:
+    fields = {f.name: getattr(result, f.name) for f in dataclasses.fields(result)}
+    return SolveResult(**fields, method=method)
 
 
 def estimate_solve(
@@ -161,32 +175,43 @@ def estimate_solve(
                       N^2 numbers per layer
     sample_space      2 n P + n^2 D + n^3 / 3, the last counted 4 times since it is in double and on
                       smaller tiles; n^2 numbers three times, and n D; D the sum of the widths
-    All of them: two products for the right-hand side and the check.
+    All of them: two products for the right-hand side and the check. With K right-hand sides the
+    grams, moments and factorisations are shared, the rest is taken K times, with the iterations of
+    the slowest.
     """
-    g = _as_right_hand_side(matrix, g)
+    rows, _ = _as_right_hand_sides(matrix, g)
+    damping = as_number(damping, "damping", minimum=0.0)
+    return _estimates(matrix, rows, damping, rtol, max_iter)
+
+
+def _estimates(
+    matrix: CurvatureMatrix, rows: Any, damping: float, rtol: float, max_iter: int
+) -> dict[str, Estimate]:
     rtol = as_number(rtol, "rtol", minimum=0.0)
     max_iter = as_count(max_iter, "max_iter", 1)
-    shift = matrix.decay.weights + matrix.damping + as_number(damping, "damping", minimum=0.0)
-    size, itemsize = float(matrix.shape[0]), matrix.dtype.itemsize
+    shift = min(matrix.decay) + matrix.damping + damping
+    size, itemsize, count = float(matrix.shape[0]), matrix.dtype.itemsize, float(len(rows))
     product = matrix.flops_per_product
     factored = matrix if isinstance(matrix, GaussNewtonMatrix) else None
     if factored is not None and not factored.positive_semidefinite:
         factored = None
     n = math.inf if factored is None else float(factored.num_cases * factored.core.num_columns)
-    iterations = _cg_iterations(matrix, g, shift, rtol, min(size, n, float(max_iter)))
-    flops = iterations * (product + 10.0 * size) + product
-    estimates = {"cg": Estimate(flops, 5 * size * itemsize, flops, iterations)}
+    most = min(size, n, float(max_iter))
+    iterations = max(_cg_iterations(matrix, row, shift, rtol, most) for row in rows)
+    flops = count * (iterations * (product + 10.0 * size) + product)
+    estimates = {"cg": Estimate(flops, 5 * count * size * itemsize, flops, iterations)}
     if factored is None or shift <= 0.0:
         return estimates
     if factored.kind != "empirical_fisher":  # K-FAC is of the model's own distribution
-        estimates["kfac_cg"] = _kfac_estimate(factored, iterations, rtol)
+        estimates["kfac_cg"] = _kfac_estimate(factored, iterations, rtol, count)
     sizes, cases = factored.sizes, factored.num_cases
     depth = len(sizes) - 1
     grams = float(cases) ** 2 * sum(sizes[:-1])
-    flops = iterations * (kernel_product_flops(sizes, cases) + 10.0 * n) + grams + 2.0 * product
+    steps = iterations * (kernel_product_flops(sizes, cases) + 10.0 * n) + 2.0 * product
+    flops = grams + count * steps
     held = (depth * float(cases) ** 2 + 6.0 * n) * itemsize
     estimates["sample_space_cg"] = Estimate(flops, held, flops, iterations)
-    forming = kernel_flops(sizes, cases, int(n)) + 2.0 * product
+    forming = kernel_flops(sizes, cases, int(n)) + count * 2.0 * product
     cholesky = n**3 / 3.0
     held = n**2 * (16 + itemsize) + 2.0 * n * sum(sizes[1:]) * itemsize
     estimates["sample_space"] = Estimate(
@@ -195,19 +220,22 @@ def estimate_solve(
     return estimates
 
 
-def _kfac_estimate(matrix: GaussNewtonMatrix, iterations: int, rtol: float) -> Estimate:
+def _kfac_estimate(
+    matrix: GaussNewtonMatrix, iterations: int, rtol: float, num_vectors: float
+) -> Estimate:
     layers = [(float(o), float(i + 1)) for i, o in pairwise(matrix.sizes)]  # (d, n)
     size, cases = float(matrix.shape[0]), float(matrix.num_cases)
     factors = sum(d**2 + n**2 for d, n in layers)
     share = 0.25 + 0.2 * max(0.0, -2.0 - math.log10(max(rtol, 1e-16)))
     iterations = min(iterations, 10 + math.ceil(share * iterations))
     apply = sum(2.0 * d * n * (d + n) for d, n in layers)
-    steps = iterations * (matrix.flops_per_product + apply + 12.0 * size) + matrix.flops_per_product
+    product = matrix.flops_per_product
+    steps = num_vectors * (iterations * (product + apply + 12.0 * size) + product)
     moments = cases * (2.0 * size + factors)
     inverses = sum(d**3 + n**3 for d, n in layers)
     return Estimate(
         flops=steps + moments + inverses,
-        bytes=(10.0 * size + 4.0 * factors) * matrix.dtype.itemsize,
+        bytes=(10.0 * num_vectors * size + 4.0 * factors) * matrix.dtype.itemsize,
         cost=steps + _MOMENT_FLOP * moments + _CHOLESKY_FLOP * inverses,
         iterations=iterations,
     )
@@ -215,7 +243,7 @@ def _kfac_estimate(matrix: GaussNewtonMatrix, iterations: int, rtol: float) -> E
 
 def _kfac(matrix: GaussNewtonMatrix, damping: float) -> Any:
     """K-FAC on what `matrix` has linearised, for `cg`; None if the moments are not finite."""
-    shift = matrix.decay.weights + matrix.damping + damping
+    shift = min(matrix.decay) + matrix.damping + damping
     if shift <= 0.0:
         raise ValueError("method 'kfac_cg' needs damping + l2 > 0")
     lin = matrix.linearization
@@ -239,12 +267,12 @@ def _as_factored(matrix: CurvatureMatrix, method: str, preconditioner: Any) -> G
     return matrix
 
 
-def _as_right_hand_side(matrix: Any, g: ArrayLike) -> Any:
+def _as_right_hand_sides(matrix: Any, g: ArrayLike) -> tuple[Any, bool]:
     if not isinstance(matrix, CurvatureMatrix):
         raise TypeError(
             f"matrix must be a Fisher, GGN, EmpiricalFisher or Hessian, got {matrix!r}: use cg"
         )
-    return as_vector(g, "g", matrix.shape[0], matrix.dtype)
+    return as_right_hand_sides(g, "g", matrix.shape[0], matrix.dtype)
 
 
 def _cg_iterations(matrix: CurvatureMatrix, g: Any, shift: float, rtol: float, most: float) -> int:

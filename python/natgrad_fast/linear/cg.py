@@ -128,7 +128,7 @@ def cg(
         zero_start=x0 is None,
         damping=as_number(damping, "damping", minimum=0.0),
         rtol=as_number(rtol, "rtol", minimum=0.0),
-        atol=as_number(atol, "atol", minimum=0.0),
+        atol=as_number(atol, "atol", minimum=0.0, may_be_infinite=True),
         max_iter=as_count(max_iter, "max_iter", 0),
         min_iter=as_count(min_iter, "min_iter", 0),
         relative_progress=as_name(stopping, "stopping", ("residual", "relative_progress"))

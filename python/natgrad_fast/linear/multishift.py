@@ -81,7 +81,7 @@ def multishift_cg(
         dampings=shifts,
         x=x,
         rtol=as_number(rtol, "rtol", minimum=0.0),
-        atol=as_number(atol, "atol", minimum=0.0),
+        atol=as_number(atol, "atol", minimum=0.0, may_be_infinite=True),
         max_iter=as_count(max_iter, "max_iter", 0),
         verify=verify,
         num_threads=as_num_threads(operator.num_threads if num_threads is None else num_threads),

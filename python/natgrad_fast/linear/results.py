@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "BlockCGResult",
+    "BlockSolveResult",
     "CGIterate",
     "CGResult",
     "Estimate",
@@ -197,6 +199,37 @@ class BlockCGResult:
     def quadratic(self) -> NDArray[np.float64]:
         """Values of the quadratics (K,)."""
         return np.array([column.quadratic for column in self.columns])
+
+
+@dataclass(frozen=True, eq=False)
+class BlockSolveResult(BlockCGResult):
+    """`BlockCGResult` of `SolveResult`s, with the `method` used, and its `estimates`, if any."""
+
+    method: str = ""
+    estimates: Mapping[str, Estimate] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        columns: Sequence[SolveResult],
+        seconds: float,
+        estimates: Mapping[str, Estimate] | None = None,
+    ) -> BlockSolveResult:
+        """Put the results of K right-hand sides together; `seconds` are those of all."""
+        rows = np.stack([column.x for column in columns])
+        estimates = {} if estimates is None else estimates
+        return cls(
+            x=rows.T,
+            columns=tuple(
+                dataclasses.replace(column, x=row, seconds=seconds, estimates=estimates)
+                for column, row in zip(columns, rows, strict=True)
+            ),
+            matvecs=sum(column.matvecs for column in columns),
+            seconds=seconds,
+            flops=sum(column.flops for column in columns),
+            method=columns[0].method,
+            estimates=estimates,
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import math
+import numbers
 import time
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._arrays import as_count, as_dampings, as_name, as_number, as_vector, core_for
+from .._arrays import (
+    Decay,
+    as_count,
+    as_dampings,
+    as_name,
+    as_number,
+    as_real,
+    as_right_hand_sides,
+    as_vector,
+    core_for,
+)
 from ..operators.curvature import EmpiricalFisher, GaussNewtonMatrix
-from .cg import cg
-from .results import CGResult, MultishiftResult, SolveResult, Status
+from ..operators.sample_space import SampleSpace, kernel_flops
+from .cg import as_callback, cg
+from .results import (
+    BlockSolveResult,
+    CGResult,
+    MultishiftResult,
+    SolveResult,
+    Status,
+)
 
 __all__ = ["SampleSpace", "sample_space_solve"]
 
@@ -25,133 +42,115 @@ _LARGEST_DENSE = 4096
 # two threads, which the latter does not use.
 _CHOLESKYS_PER_EIGH = 100
 _REFINEMENTS = 3
+_STOPS = (Status.STOPPED, Status.INTERRUPTED)
 
 
-class SampleSpace:
-    """The kernel K = U'U (n, n) of a curvature matrix B = U U', from which B's solves follow.
+def _solve(
+    space: SampleSpace,
+    g: ArrayLike | None = None,
+    *,
+    y: ArrayLike | None = None,
+    damping: float | Sequence[float] | NDArray[Any] = 0.0,
+    method: str = "auto",
+    rtol: float = 1e-5,
+    max_iter: int = 250,
+    callback: Callable[[int, Any, Any], Any] | None = None,
+) -> SolveResult | BlockSolveResult | MultishiftResult:
+    """Solve as `sample_space_solve`; what was formed or factorised is kept for the next call."""
+    start = time.perf_counter()
+    matrix = space._matrix
+    method = as_name(method, "method", METHODS)
+    rtol = as_number(rtol, "rtol", minimum=0.0)
+    max_iter = as_count(max_iter, "max_iter", 1)
+    callback = as_callback(callback)
+    dampings, is_scalar = _as_dampings(damping)
+    fixed = Decay(*(part + matrix.damping for part in matrix.decay))
+    if dampings.min() + min(fixed) <= 0.0:
+        raise ValueError("damping + l2 must be > 0: the matrix alone is singular")
+    if method == "auto":
+        method = _choose(space, len(dampings))
 
-    U = [sqrt(w_i) J_i' Q_i] (P, n) with M_i = Q_i Q_i' the output matrices and w_i normalised. J is
-    never formed: K is a sum over layers of elementwise products of Gram matrices, of activations
-    and of backpropagated deltas.
+    def solve_one(side: _RightHandSide, value: float, callback: Any) -> SolveResult:
+        return _Solve(space, side, value, fixed, method, rtol, max_iter, callback).run()
 
-    Parameters
-    ----------
-    matrix : Fisher, GGN or EmpiricalFisher
-        Positive semi-definite by construction.
-
-    Attributes
-    ----------
-    shape : (n, n)
-        n = N (C - 1) for softmax, N C for the other exact matrices, N samples for a Monte-Carlo
-        Fisher, N for the empirical Fisher.
-    dtype
-    core : operator of the core
-        K itself, so that `cg`, `multishift_cg` and `Nystrom` take this object.
-    flops_per_product : float
-        4 N P without the first layer, and 2 N^2 per unit.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If `matrix` is none of these, or possibly indefinite.
-    """
-
-    def __init__(self, matrix: GaussNewtonMatrix) -> None:
-        if not isinstance(matrix, GaussNewtonMatrix):
-            raise TypeError(f"matrix must be a Fisher, GGN or EmpiricalFisher, got {matrix!r}")
-        if not matrix.positive_semidefinite:
+    rows: Any = None
+    is_block = False
+    if g is not None:
+        rows, is_block = as_right_hand_sides(g, "g", matrix.shape[0], matrix.dtype)
+    if is_block:
+        if y is not None:
+            raise ValueError(f"y is the origin of a single g (P,), got K = {len(rows)} columns")
+        if not is_scalar:
             raise ValueError(
-                f"the GGN of {matrix.loss.name} may be indefinite and has no sample space: use cg"
+                f"several dampings go with a single g (P,), got K = {len(rows)} columns: "
+                "solve for one damping after the other"
             )
-        self._matrix = matrix
-        self.core = core_for(matrix.dtype).SampleSpace(matrix.core)
-        self.shape = (int(self.core.size),) * 2
-        self.dtype = matrix.dtype
-        self.num_threads = matrix.num_threads
-        self.flops_per_product = kernel_product_flops(matrix.sizes, matrix.num_cases)
-
-    def __reduce__(self) -> Any:
-        """Refuse copies and pickles: they would share, or lose, memory of the core."""
-        raise TypeError("SampleSpace can not be copied or pickled: build it anew")
-
-    def __repr__(self) -> str:
-        """Size and matrix."""
-        return f"<{self.shape[0]}x{self.shape[1]} SampleSpace of {self._matrix!r}>"
-
-    def matvec(self, w: ArrayLike) -> Any:
-        """Return K w for w (n,), without a vector of length P."""
-        return self.core.apply(as_vector(w, "w", self.shape[0], self.dtype)[None])[0]
-
-    def __matmul__(self, w: ArrayLike) -> Any:
-        """Return K w for w (n,)."""
-        return self.matvec(w)
-
-    def prepare(self) -> None:
-        """Compute the layer Grams that products with K need; the first product does otherwise."""
-        self.core.prepare_products()
-
-    def kernel(self) -> NDArray[np.float64]:
-        """K (n, n), rows in the order (case, column)."""
-        kernel: NDArray[np.float64] = self.core.kernel()
-        return kernel
-
-    def multiply_factor(self, w: ArrayLike) -> Any:
-        """Return U w (P,) for w (n,)."""
-        w = as_vector(w, "w", self.shape[0], self.dtype)
-        return self.core.multiply_factor(w, num_params=self._matrix.shape[0])
-
-    def multiply_factor_transposed(self, v: ArrayLike) -> Any:
-        """Return U'v (n,) for v (P,)."""
-        return self.core.multiply_factor_transposed(
-            as_vector(v, "v", self._matrix.shape[0], self.dtype)
+        sides = [_RightHandSide(space, row, None) for row in rows]
+        columns = _solve_columns(
+            sides, lambda side, call: solve_one(side, float(dampings[0]), call), callback
         )
+        return BlockSolveResult.of(columns, time.perf_counter() - start)
+    side = _RightHandSide(space, None if rows is None else rows[0], y)
+    results = []
+    for value in dampings:
+        results.append(solve_one(side, float(value), callback))
+        if results[-1].status in _STOPS:
+            break
+    if is_scalar:
+        return results[0]
+    return MultishiftResult(
+        x=np.stack([result.x for result in results], axis=1),
+        columns=tuple(results),
+        matvecs=sum(result.matvecs for result in results),
+        seconds=time.perf_counter() - start,
+        flops=sum(result.flops for result in results),
+        dampings=dampings[: len(results)],
+    )
 
-    def solve(
-        self,
-        g: ArrayLike | None = None,
-        *,
-        y: ArrayLike | None = None,
-        damping: float | Sequence[float] | NDArray[Any] = 0.0,
-        method: str = "auto",
-        rtol: float = 1e-5,
-        max_iter: int = 250,
-        callback: Callable[[int, float, float], Any] | None = None,
-    ) -> SolveResult | MultishiftResult:
-        """Solve as `sample_space_solve`; what was formed is kept for the next call."""
-        start = time.perf_counter()
-        method = as_name(method, "method", METHODS)
-        rtol = as_number(rtol, "rtol", minimum=0.0)
-        max_iter = as_count(max_iter, "max_iter", 1)
-        if callback is not None and not callable(callback):
-            raise TypeError(f"callback must be callable, got {callback!r}")
-        dampings, is_scalar = _as_dampings(damping)
-        fixed = self._matrix.decay.weights + self._matrix.damping
-        if dampings.min() + fixed <= 0.0:
-            raise ValueError("damping + l2 must be > 0: the matrix alone is singular")
-        if method == "auto":
-            method = self._choose(len(dampings))
-        side = _RightHandSide(self, g, y)
-        columns = []
-        for value in dampings:
-            one = _Solve(self, side, float(value), fixed, method, rtol, max_iter, callback)
-            columns.append(one.run())
-            if columns[-1].status in (Status.STOPPED, Status.INTERRUPTED):
-                break
-        if is_scalar:
-            return columns[0]
-        return MultishiftResult(
-            x=np.stack([column.x for column in columns], axis=1),
-            columns=tuple(columns),
-            matvecs=sum(column.matvecs for column in columns),
-            seconds=time.perf_counter() - start,
-            flops=sum(column.flops for column in columns),
-            dampings=dampings[: len(columns)],
-        )
 
-    def _choose(self, num_dampings: int) -> str:
-        if self.shape[0] > _LARGEST_DENSE:
-            return "cg"
-        return "cholesky" if num_dampings < _CHOLESKYS_PER_EIGH else "eigh"
+SampleSpace.solve = _solve
+
+
+def _choose(space: SampleSpace, num_dampings: int) -> str:
+    if space.shape[0] > _LARGEST_DENSE:
+        return "cg"
+    return "cholesky" if num_dampings < _CHOLESKYS_PER_EIGH else "eigh"
+
+
+def _solve_columns(
+    sides: Sequence[_RightHandSide],
+    solve_one: Callable[[_RightHandSide, Any], SolveResult],
+    callback: Callable[[int, Any, Any], Any] | None,
+) -> list[SolveResult]:
+    """One column after the other; those behind a stop are not begun and x = 0."""
+    norms, quadratics = np.array([side.norm for side in sides]), np.zeros(len(sides))
+    results: list[SolveResult] = []
+    for k, side in enumerate(sides):
+        if results and results[-1].status in _STOPS:
+            results.append(
+                SolveResult(
+                    status=results[-1].status,
+                    iterations=0,
+                    residual_norm=side.norm,
+                    quadratic=0.0,
+                    matvecs=0,
+                    seconds=0.0,
+                    flops=0.0,
+                    x=np.zeros_like(side.g),
+                    method=results[-1].method,
+                )
+            )
+            continue
+        done = sum(result.iterations for result in results)
+
+        def of_block(i: int, norm: float, phi: float, k: int = k, done: int = done) -> Any:
+            assert callback is not None
+            norms[k], quadratics[k] = norm, phi
+            return callback(done + i, norms.copy(), quadratics.copy())
+
+        results.append(solve_one(side, None if callback is None else of_block))
+        norms[k], quadratics[k] = results[-1].residual_norm, results[-1].quadratic
+    return results
 
 
 class _RightHandSide:
@@ -187,8 +186,11 @@ class _RightHandSide:
         self.r, rest, complete = space.core.split_gradient(targets, num_outputs=matrix.sizes[-1])
         if not complete:
             self.h = matrix.linearization.vjp(rest[None])[0]
-        if matrix.decay.weights > 0.0:
-            decay = matrix.dtype.type(matrix.decay.weights) * matrix.linearization.params
+        if any(matrix.decay):
+            number = matrix.dtype.type
+            decay = number(matrix.decay.weights) * matrix.linearization.params
+            for place in matrix.bias_places:
+                decay[place] = number(matrix.decay.biases) * matrix.linearization.params[place]
             self.h = decay if self.h is None else self.h + decay
 
     def _sum(self, space: SampleSpace) -> Any:
@@ -210,15 +212,18 @@ class _Solve:
         space: SampleSpace,
         side: _RightHandSide,
         damping: float,
-        fixed: float,
+        fixed: Decay,
         method: str,
         rtol: float,
         max_iter: int,
         callback: Callable[[int, float, float], Any] | None,
     ) -> None:
-        self.space, self.matrix, self.side = space, space._matrix, side
+        self.shift, shift_of_biases = (damping + part for part in fixed)
+        self.shifts = self.shift, shift_of_biases
+        self.bias_scale = self.shift / shift_of_biases
+        self.space = space.with_bias_scale(self.bias_scale)
+        self.matrix, self.side = space._matrix, side
         self._core = core_for(space.dtype)
-        self.shift = damping + fixed
         self.method, self.max_iter, self.callback = method, max_iter, callback
         self.tolerance = rtol * side.norm
         self.iterations = self.matvecs = 0
@@ -259,23 +264,26 @@ class _Solve:
         core = self.space.core
         if self.method == "cg":
             return
-        core.form()
-        self.flops += kernel_flops(self.matrix.sizes, self.matrix.num_cases, self.space.shape[0])
-        if self.method == "cholesky" and not core.factorize(self.shift):
-            self.method = "eigh"  # negative by rounding: the eigenvalues can be clipped
+        n = self.space.shape[0]
+        if core.form():
+            self.flops += kernel_flops(self.matrix.sizes, self.matrix.num_cases, n)
+        if self.method == "cholesky":
+            self.flops += n**3 / 3 if core.factor_shift != self.shift else 0
+            if not core.factorize(self.shift):
+                self.method = "eigh"  # negative by rounding: the eigenvalues can be clipped
         if self.method == "eigh":
-            core.decompose()
-        self.flops += self.space.shape[0] ** 3 * (1 / 3 if self.method == "cholesky" else 9)
+            self.flops += 9 * n**3 if core.decompose() else 0
 
     def _correction(self, r: Any, h: Any) -> Any:
-        """(U U' + s I)^-1 (U r + h)."""
+        """(U U' + s D^-1)^-1 (U r + h), D = I but for two shifts."""
         core, half = self.space.core, self.matrix.flops_per_product / 2
         if h is None:
             self.flops += half
-            return self.space.multiply_factor(self._solve_kernel(r))
-        a = self._solve_kernel(core.multiply_factor_transposed(h))
+            return self._scaled(self.space.multiply_factor(self._solve_kernel(r)))
+        a = self._solve_kernel(core.multiply_factor_transposed(self._scaled(h, copy=True)))
         x = self._core.scaled(1.0 / self.shift, h, num_threads=self.space.num_threads)
         core.add_factor(a * a.dtype.type(-1.0 / self.shift), x)
+        x = self._scaled(x)
         self.flops += 2 * half
         cancels = self.method == "cg" or self._cancellation() > 0.1 * self.tolerance
         if r is None and not cancels:
@@ -284,9 +292,19 @@ class _Solve:
         if cancels:
             coordinates = coordinates + (a - core.multiply_factor_transposed(x))
             self.flops += half
-        core.add_factor(self._solve_kernel(coordinates), x)
         self.flops += half
+        if self.bias_scale != 1.0:
+            return x + self._scaled(self.space.multiply_factor(self._solve_kernel(coordinates)))
+        core.add_factor(self._solve_kernel(coordinates), x)
         return x
+
+    def _scaled(self, v: Any, *, copy: bool = False) -> Any:
+        """D v, in place or not, D = diag(1 for weights, ratio of the shifts for biases)."""
+        if self.bias_scale != 1.0:
+            v = v.copy() if copy else v
+            for place in self.matrix.bias_places:
+                v[place] *= v.dtype.type(self.bias_scale)
+        return v
 
     def _cancellation(self) -> float:
         """Residual that rounding of h - U a leaves, about: eps |g| times |K| / s."""
@@ -296,7 +314,7 @@ class _Solve:
     def _solve_kernel(self, b: Any) -> Any:
         core = self.space.core
         if self.method == "cholesky":
-            return core.solve(b)
+            return core.solve(self.shift, b)
         if self.method == "eigh":
             return core.solve_decomposed(self.shift, b)
         if self.iterations >= self.max_iter:
@@ -341,7 +359,7 @@ class _Solve:
         self.matvecs += 1
         self.flops += self.matrix.flops_per_product
         residual: tuple[Any, float, float]
-        residual = self.space.core.residual(self.side.g, x, shift=(self.shift, self.shift))
+        residual = self.space.core.residual(self.side.g, x, shift=self.shifts)
         return residual
 
     def _stopped(self) -> bool:
@@ -379,23 +397,11 @@ class _Solve:
 
 def _as_dampings(damping: Any) -> tuple[NDArray[np.float64], bool]:
     """Dampings as (m,) numbers >= 0, and whether one number was given."""
-    if np.ndim(damping) == 0:
-        return np.array([as_number(damping, "damping", minimum=0.0)]), True
-    return as_dampings(damping, "damping"), False
-
-
-def kernel_product_flops(sizes: Sequence[int], num_cases: int) -> float:
-    """Flops of K w: W'u and W Ra without the first layer, U (A'A + 1) in every layer."""
-    later = sum(float(i) * o for i, o in pairwise(sizes[1:]))
-    return 4.0 * num_cases * later + 2.0 * num_cases**2 * sum(sizes[1:])
-
-
-def kernel_flops(sizes: Sequence[int], num_cases: int, n: int) -> float:
-    """Flops that form K: n columns through W' without the first layer, the triangles of Grams."""
-    later = sum(float(i) * o for i, o in pairwise(sizes[1:]))
-    return (
-        2.0 * n * later + float(n) ** 2 * sum(sizes[1:]) + float(num_cases) ** 2 * sum(sizes[:-1])
-    )
+    if not isinstance(damping, numbers.Number | str | None):
+        damping = as_real(damping, "damping")
+    if isinstance(damping, np.ndarray) and damping.ndim > 0:
+        return as_dampings(damping, "damping"), False
+    return np.array([as_number(damping, "damping", minimum=0.0)]), True
 
 
 def sample_space_solve(
@@ -407,22 +413,23 @@ def sample_space_solve(
     method: str = "auto",
     rtol: float = 1e-5,
     max_iter: int = 250,
-    callback: Callable[[int, float, float], Any] | None = None,
-) -> SolveResult | MultishiftResult:
+    callback: Callable[[int, Any, Any], Any] | None = None,
+) -> SolveResult | BlockSolveResult | MultishiftResult:
     """Solve (B + (l2 + damping) I) x = g in the space of samples; J is never formed.
 
     Parameters
     ----------
     matrix : Fisher, GGN or EmpiricalFisher
         B = U U', positive semi-definite by construction; its own damping and l2 count.
-    g : (P,) array_like, optional
-        Right-hand side. Without it, that of `y`.
+    g : (P,) or (P, K) array_like, optional
+        Right-hand side, or K of them, which share what is formed and factorised. Without it, that
+        of `y`.
     y : array_like, optional
         Targets: says that g is the gradient of the objective on the batch of `matrix`, l2 included,
         so that no digits cancel for small dampings. Without g and y the empirical Fisher takes the
         targets that it was made with. A wrong y costs time, not correctness.
     damping : float or sequence of m floats
-        On top of what `matrix` contains; the sum with l2 must be > 0.
+        On top of what `matrix` contains; the sum with l2 must be > 0. One number for a block g.
     method : {"auto", "cholesky", "eigh", "cg"}
         "cholesky" and "eigh" form the kernel K (n, n) and are exact; "cg" multiplies with K by
         backward deltas, a forward pass and layer Grams, without a vector of length P. "auto": the
@@ -434,11 +441,12 @@ def sample_space_solve(
     max_iter : int
         Iterations of "cg" in all.
     callback : callable, optional
-        As in `cg`, for "cg": residual and quadratic are those in the space of samples.
+        As in `cg`, for "cg": residual and quadratic are those in the space of samples. The columns
+        of a block are solved one after the other, and the iterations of all are counted.
 
     Returns
     -------
-    SolveResult, or MultishiftResult for several dampings
+    SolveResult, or BlockSolveResult for g (P, K), or MultishiftResult for several dampings
         With `method`, and the true residual of every solution. ``stagnated``: rtol is out of reach
         of the float type.
 
@@ -457,6 +465,13 @@ def sample_space_solve(
     n^3 / 3; every solution one product with B to check the residual. An iteration of "cg" costs
     4 N P + 2 N^2 (sum of widths) flops, without the first layer.
     """
-    return SampleSpace(matrix).solve(
-        g, y=y, damping=damping, method=method, rtol=rtol, max_iter=max_iter, callback=callback
+    return _solve(
+        SampleSpace(matrix),
+        g,
+        y=y,
+        damping=damping,
+        method=method,
+        rtol=rtol,
+        max_iter=max_iter,
+        callback=callback,
     )

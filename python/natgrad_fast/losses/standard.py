@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from .. import _core
 from .._arrays import as_name, as_number, as_real
+from .._typing import Array, DType, LossName
 from .base import Loss
 
 __all__ = [
@@ -18,6 +17,7 @@ __all__ = [
     "SoftmaxCrossEntropy",
     "SquaredError",
     "StudentT",
+    "as_loss",
 ]
 
 
@@ -35,7 +35,7 @@ class SoftmaxCrossEntropy(Loss):
 
     name = "softmax_cross_entropy"
 
-    def targets(self, y: ArrayLike, num_cases: int, num_outputs: int, dtype: np.dtype[Any]) -> Any:
+    def targets(self, y: ArrayLike, num_cases: int, num_outputs: int, dtype: DType) -> Array:
         """Rows of probabilities; labels become rows with a single 1. See `Loss.targets`."""
         a = as_real(y, "y")
         if a.ndim == 1:
@@ -53,7 +53,12 @@ class SoftmaxCrossEntropy(Loss):
             raise ValueError(f"each row of y must sum to 1, got {sums[i]:.6g} in row {i}")
         return p
 
-    def _one_hot(self, y: Any, num_cases: int, num_outputs: int, dtype: np.dtype[Any]) -> Any:
+    def _in_shape_of_targets(self, mean: Array) -> Array:
+        return mean  # rows of probabilities
+
+    def _one_hot(
+        self, y: NDArray[np.floating | np.integer], num_cases: int, num_outputs: int, dtype: DType
+    ) -> Array:
         if y.shape != (num_cases,):
             raise ValueError(f"y has {y.shape[0]} labels, X has {num_cases} cases")
         if y.dtype.kind == "f":
@@ -67,8 +72,11 @@ class SoftmaxCrossEntropy(Loss):
         bad = (y < 0) | (y >= num_outputs)
         if bad.any():
             i = int(np.argmax(bad))
+            hint = ""
+            if num_outputs == 1 and np.isin(y, [0, 1]).all():
+                hint = "; for two classes with one output the loss is bernoulli_cross_entropy"
             raise ValueError(
-                f"y must hold labels in [0, {num_outputs}), got {y[i]} at position {i}"
+                f"y must hold labels in [0, {num_outputs}), got {y[i]} at position {i}{hint}"
             )
         p = np.zeros((num_cases, num_outputs), dtype)
         p[np.arange(num_cases), y.astype(np.intp)] = 1
@@ -80,7 +88,7 @@ class BernoulliCrossEntropy(Loss):
 
     name = "bernoulli_cross_entropy"
 
-    def targets(self, y: ArrayLike, num_cases: int, num_outputs: int, dtype: np.dtype[Any]) -> Any:
+    def targets(self, y: ArrayLike, num_cases: int, num_outputs: int, dtype: DType) -> Array:
         """(N, C) targets in [0, 1]. See `Loss.targets`."""
         t = super().targets(y, num_cases, num_outputs, dtype)
         bad = (t < 0) | (t > 1)
@@ -95,7 +103,7 @@ class Poisson(Loss):
 
     name = "poisson"
 
-    def targets(self, y: ArrayLike, num_cases: int, num_outputs: int, dtype: np.dtype[Any]) -> Any:
+    def targets(self, y: ArrayLike, num_cases: int, num_outputs: int, dtype: DType) -> Array:
         """(N, C) targets >= 0. See `Loss.targets`."""
         t = super().targets(y, num_cases, num_outputs, dtype)
         if (t < 0).any():
@@ -121,8 +129,6 @@ class StudentT(Loss):
     """
 
     name = "student_t"
-    fisher_is_ggn = False
-    ggn_needs_targets = True
 
     def __init__(self, df: float = 4.0, scale: float = 1.0) -> None:
         self._df = as_number(df, "df", above=0.0)
@@ -141,11 +147,6 @@ class StudentT(Loss):
     def _parameters(self) -> dict[str, float]:
         return {"df": self._df, "scale": self._scale}
 
-    @property
-    def core(self) -> Any:
-        """The loss as functions of the core take it."""
-        return _core.Loss(self.name, degrees_of_freedom=self._df, scale=self._scale)
-
 
 class GaussianMeanVariance(Loss):
     """Gaussian whose mean and variance are both outputs of the net.
@@ -156,17 +157,6 @@ class GaussianMeanVariance(Loss):
     """
 
     name = "gaussian_mean_variance"
-    fisher_is_ggn = False
-    ggn_needs_targets = True
-
-    def num_targets(self, num_outputs: int) -> int:
-        """Half the outputs. See `Loss.num_targets`."""
-        if num_outputs % 2 != 0:
-            raise ValueError(
-                "the number C of outputs must be even for gaussian_mean_variance (C/2 means, then "
-                f"C/2 log-variances), got {num_outputs}"
-            )
-        return num_outputs // 2
 
 
 _KINDS: tuple[type[Loss], ...] = (
@@ -179,9 +169,33 @@ _KINDS: tuple[type[Loss], ...] = (
 )
 _BY_NAME: dict[str, type[Loss]] = {kind.name: kind for kind in _KINDS}
 
+# What losses are called elsewhere, in lower case without punctuation; "loss" may stand behind it.
+_ELSEWHERE = {
+    "squared_error": "mse sse l2 square squared leastsquares meansquarederror gaussian normal",
+    "softmax_cross_entropy": "crossentropy ce nll softmax categorical multinomial logsoftmax "
+    "categoricalcrossentropy sparsecategoricalcrossentropy softmaxcrossentropywithlogits "
+    "negativeloglikelihood",
+    "bernoulli_cross_entropy": "bce bcewithlogits binary bernoulli sigmoid binarycrossentropy "
+    "sigmoidcrossentropy sigmoidcrossentropywithlogits sigmoidbinarycrossentropy",
+    "poisson": "poissonnll poissonregression count counts",
+    "student_t": "t studentst huber smoothl1 l1 mae meanabsoluteerror absoluteerror robust cauchy "
+    "logcosh tukey",
+    "gaussian_mean_variance": "gaussiannll heteroscedastic meanvariance normalnll",
+    "for classes it is 'softmax_cross_entropy', for one output with targets in [0, 1] "
+    "'bernoulli_cross_entropy'": "log logistic logit deviance",
+}
+_SYNONYMS = {
+    synonym + end: meant
+    for meant, synonyms in _ELSEWHERE.items()
+    for synonym in synonyms.split()
+    for end in ("", "loss")
+}
 
-def as_loss(loss: str | Loss) -> Loss:
+
+def as_loss(loss: LossName | Loss) -> Loss:
     """Return a loss from its name, with its default parameters, or the loss itself."""
     if isinstance(loss, Loss):
         return loss
-    return _BY_NAME[as_name(loss, "loss", _BY_NAME)]()
+    if isinstance(loss, type) and issubclass(loss, Loss):
+        raise TypeError(f"loss is the class {loss.__name__}, wanted an instance: {loss.__name__}()")
+    return _BY_NAME[as_name(loss, "loss", _core.loss_names, _SYNONYMS)]()

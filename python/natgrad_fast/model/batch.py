@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, TypedDict, Unpack
+from typing import TypedDict, TypeVar, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,10 +19,14 @@ from .._arrays import (
     as_sample_weight,
     core_for,
 )
+from .._typing import Array, CoreObjective, Linearization, LossName
 from ..losses import Loss, as_loss
 from .mlp import MLP, as_net
 
 __all__ = ["Batch", "BatchOptions", "value", "value_and_grad"]
+
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 class BatchOptions(TypedDict, total=False):
@@ -100,7 +104,7 @@ class Batch:
     def __init__(
         self,
         net: MLP,
-        loss: str | Loss,
+        loss: LossName | Loss,
         X: ArrayLike,
         y: ArrayLike | None = None,
         *,
@@ -112,7 +116,7 @@ class Batch:
     ) -> None:
         self.net, self.loss = as_net(net), as_loss(loss)
         self.loss.num_targets(net.sizes[-1])  # refuses widths that the loss is not made for
-        self.l2 = as_decay(l2, "l2")
+        self._l2 = as_decay(l2, "l2")
         self.num_threads = as_num_threads(num_threads)
         self.chunk_size = as_chunk_size(chunk_size)
         self.counted, self.x, self.weights = _with_weights(net, X, sample_weight, self.num_threads)
@@ -133,10 +137,10 @@ class Batch:
                     f"got {total_weight}"
                 )
         share = self.weight / self.total_weight
-        self.decay = self.l2 if share == 1.0 else Decay(*(share * part for part in self.l2))
-        self._objective: Any = None
+        self.decay = self._l2 if share == 1.0 else Decay(*(share * part for part in self._l2))
+        self._objective: CoreObjective | None = None
 
-    def take(self, cases: NDArray[np.intp], targets: Any) -> Batch:
+    def take(self, cases: NDArray[np.intp], targets: Array) -> Batch:
         """Return the batch of some of the cases, whose `targets` are given, unchecked.
 
         It is a batch of its own, normalised by its own weight.
@@ -151,14 +155,19 @@ class Batch:
     def without_l2(self) -> Batch:
         """Return the same batch with l2 = 0."""
         other = copy.copy(self)
-        other.l2 = other.decay = Decay(0.0, 0.0)
+        other._l2 = other.decay = Decay(0.0, 0.0)
         return other
+
+    @property
+    def l2(self) -> float | tuple[float, float]:
+        """Weight decay as given: a number, or (weights, biases) if they differ."""
+        return self._l2.shown
 
     def __repr__(self) -> str:
         """Cases, loss and net."""
         return f"<Batch of {self.num_cases} cases, {self.loss!r}, {self.net!r}>"
 
-    def linearize(self, chunk_size: int | None = None) -> Any:
+    def linearize(self, chunk_size: int | None = None) -> Linearization:
         """Linearise the net at its present parameters over the cases; the core's object.
 
         Parameters
@@ -169,7 +178,7 @@ class Batch:
         chunk = self.chunk_size if chunk_size is None else chunk_size
         return self.net.linearize_checked(self.x, self.num_threads, chunk)
 
-    def value(self, params: NDArray[Any] | None = None) -> float:
+    def value(self, params: Array | None = None) -> float:
         """Objective h; one forward pass, 2 N P flops.
 
         Parameters
@@ -187,7 +196,7 @@ class Batch:
             )
         )
 
-    def value_and_grad(self, linearization: Any = None) -> tuple[float, NDArray[Any]]:
+    def value_and_grad(self, linearization: Linearization | None = None) -> tuple[float, Array]:
         """Objective h and its gradient (P,).
 
         Parameters
@@ -202,7 +211,7 @@ class Batch:
         return float(h), g
 
     @property
-    def _core(self) -> Any:
+    def _core(self) -> CoreObjective:
         if self._objective is None:
             if self.targets is None:
                 raise ValueError("y is missing: the objective depends on targets")
@@ -224,11 +233,11 @@ class Counted:
         if weights is not None and not weights.all():
             self.places = np.flatnonzero(weights)
 
-    def rows(self, a: NDArray[Any]) -> NDArray[Any]:
+    def rows(self, a: NDArray[Scalar]) -> NDArray[Scalar]:
         """Rows that count."""
         return a if self.places is None else a[self.places]
 
-    def overwritten(self, a: NDArray[Any]) -> NDArray[Any]:
+    def overwritten(self, a: NDArray[Scalar]) -> NDArray[Scalar]:
         """Put a row that counts in the place of those that do not.
 
         What these hold is not looked at then, and positions in messages are the caller's.
@@ -239,7 +248,7 @@ class Counted:
         copy[self.places] = a[self.places]
         return copy
 
-    def targets(self, loss: Loss, net: MLP, y: ArrayLike) -> NDArray[Any]:
+    def targets(self, loss: Loss, net: MLP, y: ArrayLike) -> Array:
         """Targets of the cases that count as the core takes them, from those of all."""
         given = y if self.places is None else self.overwritten(as_real(y, "y"))
         return self.rows(loss.targets(given, self.num_given, net.sizes[-1], net.dtype))
@@ -247,7 +256,7 @@ class Counted:
 
 def _with_weights(
     net: MLP, X: ArrayLike, sample_weight: ArrayLike | None, num_threads: int
-) -> tuple[Counted, Any, NDArray[np.float64] | None]:
+) -> tuple[Counted, Array, NDArray[np.float64] | None]:
     """Inputs and weights of the cases that count."""
     if sample_weight is None:
         x = as_cases(X, net.sizes[0], net.dtype, num_threads)
@@ -264,7 +273,7 @@ def _with_weights(
 
 
 def value(
-    net: MLP, loss: str | Loss, X: ArrayLike, y: ArrayLike, **options: Unpack[BatchOptions]
+    net: MLP, loss: LossName | Loss, X: ArrayLike, y: ArrayLike, **options: Unpack[BatchOptions]
 ) -> float:
     """Objective h of a net on a batch, by one forward pass (2 N P flops).
 
@@ -274,8 +283,8 @@ def value(
 
 
 def value_and_grad(
-    net: MLP, loss: str | Loss, X: ArrayLike, y: ArrayLike, **options: Unpack[BatchOptions]
-) -> tuple[float, NDArray[Any]]:
+    net: MLP, loss: LossName | Loss, X: ArrayLike, y: ArrayLike, **options: Unpack[BatchOptions]
+) -> tuple[float, Array]:
     """Objective h of a net on a batch and its gradient.
 
     h = sum_i w_i L(y_i, net(x_i)) / sum_i w_i + (l2 / 2) |params|^2, each L summed over outputs.
@@ -322,7 +331,9 @@ def value_and_grad(
     return _with_targets(net, loss, X, y, options).value_and_grad()
 
 
-def _with_targets(net: MLP, loss: str | Loss, X: Any, y: Any, options: BatchOptions) -> Batch:
+def _with_targets(
+    net: MLP, loss: LossName | Loss, X: ArrayLike, y: ArrayLike, options: BatchOptions
+) -> Batch:
     if y is None:
         raise ValueError("y is missing: the objective depends on targets")
     return Batch(net, loss, X, y, **options)

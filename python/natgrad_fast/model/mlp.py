@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -21,6 +21,8 @@ from .._arrays import (
     as_vector,
     core_for,
 )
+from .._typing import ActivationName, Array, DType, Linearization, LossName, State
+from ..losses import Loss, as_loss
 from .initializers import INITIALIZERS
 
 __all__ = ["MLP"]
@@ -69,13 +71,13 @@ class MLP:
     def __init__(
         self,
         sizes: Sequence[int],
-        activation: str | Sequence[str] = "tanh",
+        activation: ActivationName | Sequence[ActivationName] = "tanh",
         *,
-        output_activation: str = "identity",
+        output_activation: ActivationName = "identity",
         bias: bool | Sequence[bool] = True,
         dtype: DTypeLike = "float32",
         seed: int | np.random.Generator | None = 0,
-        init: str = "glorot",
+        init: Literal["glorot", "he", "sparse", "zeros"] = "glorot",
     ) -> None:
         self._sizes = _as_sizes(sizes)
         num_layers = len(self._sizes) - 1
@@ -103,7 +105,7 @@ class MLP:
         return self._activations
 
     @property
-    def dtype(self) -> np.dtype[Any]:
+    def dtype(self) -> DType:
         """float32 or float64."""
         return self._dtype
 
@@ -118,7 +120,7 @@ class MLP:
         return int(self._architecture.num_params)
 
     @property
-    def params(self) -> Any:
+    def params(self) -> Array:
         """(P,) array of all parameters."""
         return self._params
 
@@ -127,16 +129,16 @@ class MLP:
         self._params[...] = as_vector(values, "params", self.num_params, self._dtype)
 
     @property
-    def weights(self) -> list[Any]:
+    def weights(self) -> list[Array]:
         """Views W_1 .. W_L of the parameters, W_l (d_l, d_{l-1})."""
         return [w for w, _ in self._layers()]
 
     @property
-    def biases(self) -> list[Any]:
+    def biases(self) -> list[Array]:
         """Views b_1 .. b_L of the parameters, (d_l,) or (0,) for a layer without bias."""
         return [b for _, b in self._layers()]
 
-    def _layers(self) -> Iterator[tuple[Any, Any]]:
+    def _layers(self) -> Iterator[tuple[Array, Array]]:
         for layer, (inputs, outputs) in enumerate(
             zip(self._sizes[:-1], self._sizes[1:], strict=True)
         ):
@@ -144,6 +146,14 @@ class MLP:
             b = self._architecture.bias_offset(layer)
             bias_size = outputs if self._bias[layer] else 0
             yield self._params[w:b].reshape(outputs, inputs), self._params[b : b + bias_size]
+
+    @property
+    def bias_places(self) -> list[slice]:
+        """Places of the biases of every layer in `params`."""
+        starts = [self._architecture.bias_offset(layer) for layer in range(self.num_layers)]
+        return [
+            slice(start, start + bias.size) for start, bias in zip(starts, self.biases, strict=True)
+        ]
 
     def __repr__(self) -> str:
         """Describe the architecture."""
@@ -158,12 +168,12 @@ class MLP:
         other._params = self._params.copy()
         return other
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> State:
         """Everything but the core's objects."""
         private = ("_core", "_architecture")
         return {key: value for key, value in self.__dict__.items() if key not in private}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         """Rebuild the core's objects; parameters in a read-only map of a file are copied."""
         self.__dict__.update(state)
         if type(self._params) is not np.ndarray or not self._params.flags.writeable:
@@ -173,7 +183,7 @@ class MLP:
             list(self._sizes), list(self._activations), list(self._bias)
         )
 
-    def __call__(self, X: ArrayLike, *, num_threads: int | None = None) -> Any:
+    def __call__(self, X: ArrayLike, *, num_threads: int | None = None) -> Array:
         """Outputs Z (N, C) for inputs X (N, d_0); 2 N P flops.
 
         Raises
@@ -183,9 +193,55 @@ class MLP:
         """
         threads = as_num_threads(num_threads)
         x = as_cases(X, self._sizes[0], self._dtype, threads)
-        return self._core.predict(self._architecture, params=self._params, x=x, num_threads=threads)
+        z: Array = self._core.predict(
+            self._architecture, params=self._params, x=x, num_threads=threads
+        )
+        return z
 
-    def jvp(self, X: ArrayLike, v: ArrayLike, *, num_threads: int | None = None) -> Any:
+    def predict_mean(
+        self, X: ArrayLike, loss: LossName | Loss, *, num_threads: int | None = None
+    ) -> Array:
+        """Mean of the model's predictive law for inputs X (N, d_0); 2 N P flops.
+
+        Where `net(X)` gives natural parameters, this is what the model expects y to be, after the
+        link that belongs to the loss: probabilities (softmax_cross_entropy, of every class;
+        bernoulli_cross_entropy, of 1), rates (poisson), means or centres (the others).
+
+        Parameters
+        ----------
+        X : (N, d_0) array_like
+        loss : str or Loss
+            The one that the net is trained with.
+        num_threads : int, optional
+            The result has the same bits for any number.
+
+        Returns
+        -------
+        array of the net's dtype
+            In the shape that y usually has: (N,) for one target, where y may be a column (N, 1) as
+            well (`reshape(-1, 1)` makes one), else (N, num_targets). For softmax_cross_entropy the
+            probabilities (N, C), of one class too.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For arguments of a wrong shape, type or range.
+
+        Examples
+        --------
+        >>> import numpy as np, natgrad_fast as ng
+        >>> X, y = np.linspace(0.0, 1.0, 20)[:, None], np.zeros(20)
+        >>> net = ng.MLP([1, 5, 1])
+        >>> net.predict_mean(X, "squared_error").shape == y.shape
+        True
+        >>> ng.MLP([1, 5, 3]).predict_mean(X, "softmax_cross_entropy").shape
+        (20, 3)
+        """
+        law, threads = as_loss(loss), as_num_threads(num_threads)
+        law.num_targets(self._sizes[-1])  # refuses widths that the loss is not made for
+        return law.mean_of_outputs(self(X, num_threads=threads), threads)
+
+    def jvp(self, X: ArrayLike, v: ArrayLike, *, num_threads: int | None = None) -> Array:
         """Directional derivatives of the outputs, J v.
 
         Parameters
@@ -207,7 +263,7 @@ class MLP:
         jv = self.linearize(X, num_threads=num_threads, chunk_size=chunk).jvp(rows)
         return np.moveaxis(jv, 0, 2) if is_block else jv[0]
 
-    def vjp(self, X: ArrayLike, u: ArrayLike, *, num_threads: int | None = None) -> Any:
+    def vjp(self, X: ArrayLike, u: ArrayLike, *, num_threads: int | None = None) -> Array:
         """Gradient of sum(u * net(X)), J'u.
 
         Parameters
@@ -226,28 +282,31 @@ class MLP:
         shape = (x.shape[0], self._sizes[-1])
         if cotangent.shape != shape:
             raise ValueError(f"u has shape {cotangent.shape}, wanted {shape}")
-        return self.linearize_checked(x, threads, self.one_pass_chunk_size).vjp(cotangent[None])[0]
+        linearization = self.linearize_checked(x, threads, self.one_pass_chunk_size)
+        gradient: Array = linearization.vjp(cotangent[None])[0]
+        return gradient
 
     def linearize(
         self, X: ArrayLike, *, num_threads: int | None = None, chunk_size: int | None = None
-    ) -> Any:
+    ) -> Linearization:
         """Linearise at the present parameters over X (N, d_0); the core's object, for operators."""
         threads, chunk = as_num_threads(num_threads), as_chunk_size(chunk_size)
         x = as_cases(X, self._sizes[0], self._dtype, threads)
         return self.linearize_checked(x, threads, chunk)
 
-    def linearize_checked(self, x: Any, num_threads: int, chunk_size: int) -> Any:
+    def linearize_checked(self, x: Array, num_threads: int, chunk_size: int) -> Linearization:
         """Linearise over cases that were checked already; chunk_size 0 stands for all."""
-        return self._core.Linearization(
+        linearization: Linearization = self._core.Linearization(
             self._architecture,
             params=self._params,
             x=x,
             num_threads=num_threads,
             chunk_size=chunk_size,
         )
+        return linearization
 
     @property
-    def layout(self) -> tuple[Any, ...]:
+    def layout(self) -> tuple[tuple[int, ...], tuple[bool, ...]]:
         """Widths, and which layers have biases: the order of the parameters."""
         return self._sizes, self._bias
 
@@ -271,16 +330,36 @@ def _as_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
     return result
 
 
+# What activations are called elsewhere, in lower case without punctuation.
+_ELSEWHERE = {
+    "logistic": "sigmoid logsig expit sigm",
+    "identity": "linear none purelin affine",
+    "silu": "swish swish1 silu1",
+    "tanh": "tansig hyperbolictangent tanhyperbolic",
+    "relu": "rectifier rectified rectifiedlinear poslin ramp",
+    "leaky_relu": "lrelu",
+    "elu": "exponentiallinear",
+    "softplus": "softrelu smoothrelu",
+    "gelu": "gaussianerrorlinear gelunone",
+    "sin": "sine siren",
+    "the link belongs to the loss: leave the outputs 'identity' and take the loss "
+    "'softmax_cross_entropy'": "softmax logsoftmax",
+}
+_SYNONYMS = {name: meant for meant, names in _ELSEWHERE.items() for name in names.split()}
+
+
 def _as_activations(
     activation: str | Sequence[str], output_activation: str, num_layers: int
 ) -> tuple[str, ...]:
-    known = _core.activation_names
-    output = as_name(output_activation, "output_activation", known)
+    def known(name: str, what: str) -> str:
+        return as_name(name, what, _core.activation_names, _SYNONYMS)
+
+    output = known(output_activation, "output_activation")
     if isinstance(activation, str):
-        return (as_name(activation, "activation", known),) * (num_layers - 1) + (output,)
+        return (known(activation, "activation"),) * (num_layers - 1) + (output,)
     if not hasattr(activation, "__iter__"):
         raise TypeError(f"activation must be a name or a sequence of names, got {activation!r}")
-    names = tuple(as_name(name, "activation", known) for name in activation)
+    names = tuple(known(name, "activation") for name in activation)
     if len(names) == num_layers:
         return names
     if len(names) == num_layers - 1:
@@ -309,7 +388,7 @@ def _as_generator(seed: int | np.random.Generator | None) -> np.random.Generator
     return np.random.default_rng(as_count(seed, "seed", 0))
 
 
-def as_net(net: Any) -> MLP:
+def as_net(net: object) -> MLP:
     """Return the net itself, or raise TypeError."""
     if not isinstance(net, MLP):
         raise TypeError(f"net must be an MLP, got {net!r}")

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from .._arrays import as_chunk_size, as_count, as_name, as_num_threads, core_for
+from .._typing import LossName
 from ..losses.base import Loss
 from ..losses.standard import as_loss
 from ..model.mlp import MLP, as_net
@@ -46,7 +47,7 @@ def estimate_memory(
     num_cases: int,
     *,
     matrix: str = "fisher",
-    loss: str | Loss = "squared_error",
+    loss: LossName | Loss = "squared_error",
     samples: int | None = None,
     num_vectors: int = 1,
     chunk_size: int | None = None,

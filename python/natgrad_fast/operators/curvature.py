@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar, Self, Unpack
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from .._arrays import Decay, as_count, as_number, as_vector, core_for, dot
+from .._arrays import Decay, as_count, as_number, core_for
+from .._typing import Array, CoreCurvature, CoreHessian, Linearization, LossName
 from ..losses import Loss
 from ..model.batch import Batch, BatchOptions
 from ..model.mlp import MLP
@@ -40,14 +40,13 @@ class CurvatureMatrix(Operator):
         Multiplications and additions of the matrix products of one product with a vector.
     """
 
-    role: ClassVar[str] = "matrix"
     solve: ClassVar[Callable[..., Any]]  # natgrad_fast.solve, which knows more than this layer
     loss: Loss
     decay: Decay
     num_cases: int
     num_threads: int
     flops_per_product: float
-    core: Any
+    core: CoreCurvature | CoreHessian
 
     def _set_up(self, batch: Batch, damping: float) -> None:
         net = batch.net
@@ -59,11 +58,14 @@ class CurvatureMatrix(Operator):
         self.sample_weight, self.targets = batch.weights, batch.targets
         self.layout, self.sizes = net.layout, net.sizes
         self._counted, self._net = batch.counted, net
+        self.bias_places = net.bias_places
         self.decay = batch.decay
         self._damping = as_number(damping, "damping", minimum=0.0)
 
     @classmethod
-    def on(cls, batch: Batch, linearization: Any = None, *, damping: float = 0.0) -> Self:
+    def on(
+        cls, batch: Batch, linearization: Linearization | None = None, *, damping: float = 0.0
+    ) -> Self:
         """The matrix of a batch.
 
         Parameters
@@ -76,12 +78,11 @@ class CurvatureMatrix(Operator):
         raise NotImplementedError
 
     @property
-    def l2(self) -> float | Decay:
+    def l2(self) -> float | tuple[float, float]:
         """Weight decay that the matrix contains: a number, or (weights, biases) if they differ."""
-        weights, biases = self.decay
-        return weights if weights == biases else self.decay
+        return self.decay.shown
 
-    def as_targets(self, y: ArrayLike) -> NDArray[Any]:
+    def as_targets(self, y: ArrayLike) -> Array:
         """Targets of the cases that count, from targets of all cases that were given.
 
         Parameters
@@ -119,77 +120,23 @@ class CurvatureMatrix(Operator):
         """The matrix itself: it is symmetric."""
         return self
 
-    def _apply(self, rows: Any) -> Any:
+    def _apply(self, rows: Array) -> Array:
         return self.core.apply(rows)
 
-    def _apply_transpose(self, rows: Any) -> Any:
+    def _apply_transpose(self, rows: Array) -> Array:
         return self.core.apply(rows)
-
-    def quadratic_form(self, v: ArrayLike, w: ArrayLike | None = None) -> float:
-        """Return v' (B + (l2 + damping) I) w, with w = v by default; by one product.
-
-        Parameters
-        ----------
-        v, w : (P,) array_like
-
-        Returns
-        -------
-        float
-        """
-        left, right = self._two_vectors(v, w)
-        product = self.core.apply(right[None])[0]
-        return dot(left, product, self.num_threads)
-
-    def quadratic_forms(self, v: ArrayLike, w: ArrayLike) -> tuple[float, float, float]:
-        """Return v'Av, v'Aw and w'Aw for A = B + (l2 + damping) I.
-
-        Parameters
-        ----------
-        v, w : (P,) array_like
-
-        Returns
-        -------
-        tuple of three floats
-
-        Notes
-        -----
-        Two products; a `GaussNewtonMatrix` takes one linearised forward pass for each vector.
-        """
-        left, right = self._two_vectors(v, w)
-        products = self.core.apply(np.stack([left, right]))
-        pairs = ((left, products[0]), (left, products[1]), (right, products[1]))
-        first, second, third = (dot(a, b, self.num_threads) for a, b in pairs)
-        return first, second, third
-
-    def _two_vectors(self, v: ArrayLike, w: ArrayLike | None) -> tuple[Any, Any]:
-        first = as_vector(v, "v", self.shape[0], self.dtype)
-        return first, first if w is None else as_vector(w, "w", self.shape[0], self.dtype)
-
-    def diagonal(self) -> Any:
-        """Diagonal (P,) of B + (l2 + damping) I; by P products."""
-        size, block = self.shape[0], 64
-        diagonal = np.empty(size, self.dtype)
-        for first in range(0, size, block):
-            columns = np.arange(first, min(size, first + block))
-            rows = np.zeros((columns.size, size), self.dtype)
-            rows[columns - first, columns] = 1
-            diagonal[columns] = self._apply(rows)[columns - first, columns]
-        return diagonal
-
-    def trace(self) -> float:
-        """Trace of B + (l2 + damping) I."""
-        return float(self.diagonal().sum(dtype=np.float64))
 
 
 class GaussNewtonMatrix(CurvatureMatrix):
     """Base of the matrices B = sum_i w_i J_i' M_i J_i / sum_i w_i with per-case matrices M_i."""
 
     kind: str
+    core: CoreCurvature
 
     def _build(
         self,
         batch: Batch,
-        linearization: Any,
+        linearization: Linearization | None,
         damping: float,
         samples: int = 0,
         seed: int = 0,
@@ -221,7 +168,9 @@ class GaussNewtonMatrix(CurvatureMatrix):
         return f"y is missing: the output Hessian of {self.loss.name} depends on targets"
 
     @classmethod
-    def on(cls, batch: Batch, linearization: Any = None, *, damping: float = 0.0) -> Self:
+    def on(
+        cls, batch: Batch, linearization: Linearization | None = None, *, damping: float = 0.0
+    ) -> Self:
         """The matrix of a batch; see `CurvatureMatrix.on`."""
         matrix = cls.__new__(cls)
         matrix._build(batch, linearization, damping)
@@ -251,11 +200,11 @@ class GaussNewtonMatrix(CurvatureMatrix):
         return float(self.core.quadratic_form(*self._two_vectors(v, w)))
 
     def quadratic_forms(self, v: ArrayLike, w: ArrayLike) -> tuple[float, float, float]:
-        """Return v'Av, v'Aw and w'Aw; see `CurvatureMatrix.quadratic_forms`."""
+        """Return v'Av, v'Aw and w'Aw; see `Operator.quadratic_forms`."""
         first, second, third = self.core.quadratic_forms(*self._two_vectors(v, w))
         return float(first), float(second), float(third)
 
-    def diagonal(self) -> Any:
+    def diagonal(self) -> Array:
         """Exact diagonal (P,) of B + (l2 + damping) I.
 
         Notes
@@ -270,7 +219,7 @@ class GaussNewtonMatrix(CurvatureMatrix):
         """Exact trace of B + (l2 + damping) I, as cheap as the sweeps of `diagonal`."""
         return float(self.core.trace())
 
-    def block(self, layer: int) -> Any:
+    def block(self, layer: int) -> Array:
         """Diagonal block that belongs to the parameters of one layer, dense.
 
         Parameters
@@ -292,7 +241,7 @@ class GaussNewtonMatrix(CurvatureMatrix):
             raise ValueError(f"layer must be < {len(self.sizes) - 1}, got {layer}")
         return self.core.layer_block(layer)
 
-    def block_diagonal(self) -> list[Any]:
+    def block_diagonal(self) -> list[Array]:
         """All diagonal blocks of `block`, layer by layer."""
         return [self.block(layer) for layer in range(len(self.sizes) - 1)]
 
@@ -346,7 +295,7 @@ class Fisher(GaussNewtonMatrix):
     def __init__(
         self,
         net: MLP,
-        loss: str | Loss,
+        loss: LossName | Loss,
         X: ArrayLike,
         *,
         samples: int | None = None,
@@ -368,7 +317,7 @@ class Fisher(GaussNewtonMatrix):
     def on(
         cls,
         batch: Batch,
-        linearization: Any = None,
+        linearization: Linearization | None = None,
         *,
         damping: float = 0.0,
         samples: int | None = None,
@@ -407,7 +356,7 @@ class GGN(GaussNewtonMatrix):
     def __init__(
         self,
         net: MLP,
-        loss: str | Loss,
+        loss: LossName | Loss,
         X: ArrayLike,
         y: ArrayLike | None = None,
         *,
@@ -437,7 +386,7 @@ class EmpiricalFisher(GaussNewtonMatrix):
     def __init__(
         self,
         net: MLP,
-        loss: str | Loss,
+        loss: LossName | Loss,
         X: ArrayLike,
         y: ArrayLike,
         *,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Self, Unpack
+from typing import Self, Unpack
 
 from numpy.typing import ArrayLike
 
 from .._arrays import core_for
+from .._typing import CoreHessian, Linearization, LossName
 from ..losses import Loss
 from ..model.batch import Batch, BatchOptions
 from ..model.mlp import MLP
@@ -37,7 +38,7 @@ class Hessian(CurvatureMatrix):
     def __init__(
         self,
         net: MLP,
-        loss: str | Loss,
+        loss: LossName | Loss,
         X: ArrayLike,
         y: ArrayLike,
         *,
@@ -47,11 +48,15 @@ class Hessian(CurvatureMatrix):
         self._build(Batch(net, loss, X, y, **options), damping)
 
     @classmethod
-    def on(cls, batch: Batch, linearization: Any = None, *, damping: float = 0.0) -> Self:
+    def on(
+        cls, batch: Batch, linearization: Linearization | None = None, *, damping: float = 0.0
+    ) -> Self:
         """The Hessian of a batch; it linearises by itself, with second derivatives."""
         matrix = cls.__new__(cls)
         matrix._build(batch, damping)
         return matrix
+
+    core: CoreHessian
 
     def _build(self, batch: Batch, damping: float) -> None:
         if batch.targets is None:

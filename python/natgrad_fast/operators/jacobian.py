@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 from .._arrays import as_cases, as_chunk_size, as_num_threads
 from ..model.mlp import MLP, as_net
 from .base import Operator
+from .costs import product_flops
 
 __all__ = ["Jacobian"]
 
@@ -27,6 +28,17 @@ class Jacobian(Operator):
     Notes
     -----
     A product costs 4 N P flops either way (2 N P in the first layer); nothing is formed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import natgrad_fast as ng
+    >>> net = ng.MLP([3, 4, 2], dtype="float64")
+    >>> J = ng.Jacobian(net, np.ones((5, 3)))
+    >>> J
+    <10x26 Jacobian, float64>
+    >>> (J @ net.params).shape, (np.ones(10) @ J).shape
+    ((10,), (26,))
     """
 
     def __init__(
@@ -43,6 +55,10 @@ class Jacobian(Operator):
         self._output_shape = (x.shape[0], net.sizes[-1])
         self.shape = (x.shape[0] * net.sizes[-1], net.num_params)
         self.dtype = net.dtype
+        self.num_threads = int(self._linearization.num_threads)
+        self.flops_per_product = product_flops(
+            net.sizes, x.shape[0], "jacobian", recompute=self._linearization.num_chunks > 1
+        )
 
     def _apply(self, rows: Any) -> Any:
         return self._linearization.jvp(rows).reshape(rows.shape[0], self.shape[0])

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .._arrays import as_real, as_vector, core_for
+from .._arrays import as_real, as_vector, core_for, is_array, is_sparse
 from .base import Operator
 
 FLOAT_TYPES = (np.dtype(np.float32), np.dtype(np.float64))
@@ -34,27 +34,30 @@ class LinearMap:
 
 
 def as_linear_map(A: Any) -> LinearMap:
-    """An operator with a `core`, a square array, or an object with shape, dtype and matvec."""
-    dtype = _core_dtype(A)
-    if dtype is not None:
-        flops = float(getattr(A, "flops_per_product", math.nan))
-        threads = getattr(A, "num_threads", None)
-        return LinearMap(A.core, int(A.core.size), dtype, flops, threads)
-    if isinstance(A, np.ndarray):
+    """An operator, a square array, dense or sparse, or an object with shape, dtype and matvec."""
+    if isinstance(A, type):
+        raise TypeError(f"A is the class {A.__name__}, wanted an instance of it")
+    core: Any = getattr(A, "core", None)
+    own = _core_dtype(core)
+    if isinstance(A, Operator):
+        size = _square_size(A.shape)
+        core = A._apply if own is None else core
+        return LinearMap(core, size, A.dtype, A.flops_per_product, A.num_threads)
+    if own is not None:
+        return LinearMap(core, int(core.size), own, _flops(A), getattr(A, "num_threads", None))
+    has_matvec = all(hasattr(A, name) for name in ("shape", "dtype", "matvec"))
+    if not has_matvec and not is_sparse(A) and is_array(A):
         A = as_real(A, "A")
-    elif not all(hasattr(A, name) for name in ("shape", "dtype", "matvec")):
-        raise TypeError(f"A must be an operator with shape, dtype and matvec, got {A!r}")
-    shape = tuple(A.shape)
-    if len(shape) != 2 or shape[0] != shape[1]:
-        raise ValueError(f"A must be square, got shape {shape}")
+    if not has_matvec and not is_sparse(A) and not isinstance(A, np.ndarray):
+        raise TypeError(
+            f"A must be an operator with shape, dtype and matvec, or a matrix, got {A!r}"
+        )
+    size = _square_size(tuple(A.shape))
     kind = np.dtype(A.dtype if A.dtype is not None else np.float64)
     if kind.kind not in "biuf":
         raise TypeError(f"A has dtype {kind}, wanted real numbers")
     dtype = np.dtype(np.float32 if kind == np.float32 else np.float64)
-    size = int(shape[0])
-    is_dense = isinstance(A, np.ndarray)
-    flops = 2.0 * size**2 if is_dense else float(getattr(A, "flops_per_product", math.nan))
-    return LinearMap(_as_function(A, size, dtype, "A"), size, dtype, flops, None)
+    return LinearMap(_as_function(A, size, dtype, "A"), size, dtype, _flops(A), None)
 
 
 def as_preconditioner(
@@ -66,41 +69,86 @@ def as_preconditioner(
     """
     if preconditioner is None:
         return None
+    _check_kind(preconditioner)
+    if is_array(preconditioner):
+        preconditioner = as_real(preconditioner, "preconditioner")
+        if preconditioner.ndim != 2:
+            return as_vector(preconditioner, "preconditioner", size, dtype)
+    _check_fit(preconditioner, size, layout)
+    core = getattr(preconditioner, "core", None)
+    kind = _core_dtype(core)
+    if kind is None and isinstance(preconditioner, Operator):
+        kind = preconditioner.dtype
+        core = core if isinstance(core, np.ndarray) else preconditioner._apply
+    if kind is None:
+        return _as_function(preconditioner, size, dtype, "preconditioner")
+    if kind != dtype:
+        raise ValueError(f"preconditioner is of {kind}, A of {dtype}: build it in {dtype}")
+    return core
+
+
+def _check_kind(preconditioner: Any) -> None:
+    """Refuse what approximates no inverse, or none yet."""
+    if isinstance(preconditioner, type):
+        name = preconditioner.__name__
+        raise TypeError(
+            f"preconditioner is the class {name}, wanted an instance of it, such as "
+            f"{name}(net, loss, X, damping=damping)"
+        )
+    if isinstance(preconditioner, str):
+        raise TypeError(
+            f"preconditioner must be an object, got the name {preconditioner!r}: "
+            "build one, such as KFAC(net, loss, X, damping=damping)"
+        )
     if getattr(preconditioner, "role", "inverse") == "matrix":
-        raise TypeError("preconditioner must approximate the inverse of A, got a curvature matrix")
-    if isinstance(preconditioner, Operator) and getattr(preconditioner, "damping", 0.0) is None:
-        raise ValueError("preconditioner has no inverse yet: call its refresh(damping) first")
-    ndim = getattr(preconditioner, "ndim", None)
-    if ndim == 1 or isinstance(preconditioner, list | tuple):
-        return as_vector(preconditioner, "preconditioner", size, dtype)
+        raise TypeError(
+            "preconditioner must approximate the inverse of A, got a matrix: "
+            f"{preconditioner!r}; Nystrom(A, damping=damping) makes an inverse of any matrix, "
+            "KFAC(net, loss, X, damping=damping) one of a net's Fisher matrix"
+        )
+    if not is_array(preconditioner) and not any(
+        hasattr(preconditioner, name) for name in ("matvec", "__matmul__", "core")
+    ):
+        raise TypeError(f"preconditioner must have matvec or @, got {preconditioner!r}")
+    for part in _parts(preconditioner):
+        if getattr(part, "damping", 0.0) is None:
+            measured = "" if getattr(part, "num_updates", 1) else "update(X) and "
+            raise ValueError(
+                f"preconditioner has no inverse yet: call its {measured}refresh(damping) first"
+            )
+
+
+def _parts(operator: Any) -> list[Any]:
+    """The operators that a sum or product is made of, or the one that is given."""
+    parts = getattr(operator, "parts", None) if isinstance(operator, Operator) else None
+    if parts is None:
+        return [operator]
+    return [inner for part in parts for inner in _parts(part)]
+
+
+def _check_fit(preconditioner: Any, size: int, layout: Any) -> None:
     shape = getattr(preconditioner, "shape", None)
     if shape is not None and tuple(shape) != (size, size):
         raise ValueError(f"preconditioner has shape {tuple(shape)}, wanted ({size}, {size})")
-    other = getattr(preconditioner, "layout", layout)
-    if layout is not None and other != layout:
+    other = getattr(preconditioner, "layout", None)
+    if layout is not None and other is not None and other != layout:
         raise ValueError(f"preconditioner is of a net {other[0]}, A of a net {layout[0]}")
-    diagonal = getattr(preconditioner, "core", None)
-    if isinstance(diagonal, np.ndarray):
-        if diagonal.dtype != dtype:
-            raise ValueError(
-                f"preconditioner is of {diagonal.dtype}, A of {dtype}: build it in {dtype}"
-            )
-        return diagonal
-    kind = _core_dtype(preconditioner)
-    if kind is not None:
-        if kind != dtype:
-            raise ValueError(f"preconditioner is of {kind}, A of {dtype}: build it in {dtype}")
-        if preconditioner.core.size != size:
-            raise ValueError(f"preconditioner has size {preconditioner.core.size}, wanted {size}")
-        return preconditioner.core
-    if hasattr(preconditioner, "matvec") or hasattr(preconditioner, "__matmul__"):
-        return _as_function(preconditioner, size, dtype, "preconditioner")
-    raise TypeError(f"preconditioner must have matvec or @, got {preconditioner!r}")
 
 
-def _core_dtype(A: Any) -> np.dtype[Any] | None:
-    """Float type of the operator of the core that A holds, if it holds one."""
-    core = getattr(A, "core", None)
+def _square_size(shape: tuple[int, ...]) -> int:
+    if len(shape) != 2 or shape[0] != shape[1]:
+        raise ValueError(f"A must be square, got shape {shape}")
+    return int(shape[0])
+
+
+def _flops(A: Any) -> float:
+    if isinstance(A, np.ndarray):
+        return 2.0 * A.size
+    return 2.0 * A.nnz if is_sparse(A) else float(getattr(A, "flops_per_product", math.nan))
+
+
+def _core_dtype(core: Any) -> np.dtype[Any] | None:
+    """Float type of an operator of the core; None for anything else."""
     for dtype in FLOAT_TYPES:
         if isinstance(core, core_for(dtype).LinearOperator):
             return dtype
@@ -109,9 +157,9 @@ def _core_dtype(A: Any) -> np.dtype[Any] | None:
 
 def _as_function(A: Any, size: int, dtype: np.dtype[Any], name: str) -> Callable[[Any], Any]:
     """Return rows times A, contiguous and of `dtype`; NaN passes, the solver reports it."""
-    is_dense = isinstance(A, np.ndarray)
+    is_matrix = isinstance(A, np.ndarray) or is_sparse(A)
     multiply = A.matvec if hasattr(A, "matvec") else A.__matmul__
-    multiply_block = A.__matmul__ if is_dense else getattr(A, "matmat", None)
+    multiply_block = A.__matmul__ if is_matrix else getattr(A, "matmat", None)
 
     def one(x: Any) -> Any:
         y = as_real(multiply(x), f"the product with {name}")

@@ -16,11 +16,12 @@ from .._arrays import (
     as_num_threads,
     as_number,
 )
+from .._typing import LossName
 from ..losses.base import Loss
 from ..losses.standard import as_loss
 from ..model.batch import Batch
 from ..model.mlp import MLP, as_net
-from ..operators.base import Operator
+from ..operators.base import Operator, Role
 
 __all__ = ["Preconditioner", "refuse_without_batch"]
 
@@ -42,6 +43,7 @@ class Preconditioner(Operator):
         What `cg` multiplies with, without a detour through Python.
     """
 
+    role: Role = "inverse"
     kind: str
     net: MLP
     loss: Loss
@@ -51,7 +53,7 @@ class Preconditioner(Operator):
     def _set_up(
         self,
         net: MLP,
-        loss: str | Loss,
+        loss: LossName | Loss,
         *,
         samples: int | None,
         seed: int,
@@ -117,6 +119,11 @@ class Preconditioner(Operator):
                 f"the preconditioner is of another net or loss: {self.net!r} and {self.loss!r}, "
                 f"wanted {net!r} and {loss!r}"
             )
+
+    @property
+    def positive_semidefinite(self) -> bool:
+        """True: the inverse is positive definite for any batch and damping."""
+        return True
 
     def _apply(self, rows: Any) -> Any:
         return self.core.apply(rows)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .._arrays import as_name, as_number, as_vector
+from .._typing import LossName
 from ..losses.base import Loss
 from ..model.batch import Batch
 from ..model.mlp import MLP
@@ -42,7 +43,7 @@ class DiagonalPreconditioner(Preconditioner):
     def __init__(
         self,
         net: MLP,
-        loss: str | Loss,
+        loss: LossName | Loss,
         X: ArrayLike | None = None,
         y: ArrayLike | None = None,
         *,

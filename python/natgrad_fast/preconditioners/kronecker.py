@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .._arrays import as_count, as_name, as_number, as_vector, core_for
+from .._typing import LossName
 from ..losses.base import Loss
 from ..model.batch import Batch
 from ..model.mlp import MLP
@@ -24,7 +25,7 @@ class KroneckerPreconditioner(Preconditioner):
     def _build(
         self,
         net: MLP,
-        loss: str | Loss,
+        loss: LossName | Loss,
         X: ArrayLike | None,
         y: ArrayLike | None,
         *,
@@ -239,7 +240,7 @@ class KFAC(KroneckerPreconditioner):
     def __init__(
         self,
         net: MLP,
-        loss: str | Loss,
+        loss: LossName | Loss,
         X: ArrayLike | None = None,
         y: ArrayLike | None = None,
         *,
@@ -287,7 +288,7 @@ class TKFAC(KFAC):
     def __init__(
         self,
         net: MLP,
-        loss: str | Loss,
+        loss: LossName | Loss,
         X: ArrayLike | None = None,
         y: ArrayLike | None = None,
         *,
@@ -325,7 +326,7 @@ class EKFAC(KroneckerPreconditioner):
     def __init__(
         self,
         net: MLP,
-        loss: str | Loss,
+        loss: LossName | Loss,
         X: ArrayLike | None = None,
         y: ArrayLike | None = None,
         *,

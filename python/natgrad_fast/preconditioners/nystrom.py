@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._arrays import as_count, as_num_threads, as_number, core_for
+from .._arrays import as_count, as_floats, as_num_threads, as_number, as_rows, core_for
+from .._typing import Linearization, LossName
 from ..losses.base import Loss
+from ..losses.standard import as_loss
+from ..model.batch import Batch
 from ..model.mlp import MLP
-from ..operators.base import Operator
 from ..operators.curvature import Fisher
 from ..operators.linear_map import LinearMap, as_linear_map
+from .base import Preconditioner, refuse_without_batch
 
 __all__ = ["Nystrom"]
 
 
-class Nystrom(Operator):
+class Nystrom(Preconditioner):
     """Inverse of U L U' + damping I for a randomised Nystrom approximation U L U' of A.
 
     ``M @ g`` multiplies with U (L + damping I)^-1 U' + (I - U U') / (l_min + damping), l_min the
@@ -32,7 +37,7 @@ class Nystrom(Operator):
     loss : str or Loss, optional
         With a net: names the predictive distribution.
     X : (N, d_0) array_like, optional
-        With a net: the cases.
+        With a net: the cases; without them call `update`.
     rank : int
         Columns of the sketch, at most P.
     damping : float
@@ -43,6 +48,8 @@ class Nystrom(Operator):
         Double the rank until the smallest eigenvalue is at most 10 * damping.
     max_rank : int, optional
         Bound of the adaptive rank; P by default.
+    sample_weight : (N,) array_like, optional
+        Of the cases X.
     num_threads : int, optional
         Those of A by default. The bits do not depend on it.
 
@@ -52,6 +59,8 @@ class Nystrom(Operator):
         Columns in use.
     eigenvalues : (rank,) array
         L, decreasing; zeros where A is of lower rank.
+    net, loss : MLP and Loss, or None
+        What it was built with, if it was built with a net.
 
     Raises
     ------
@@ -61,14 +70,26 @@ class Nystrom(Operator):
     Notes
     -----
     Three calls of three costs: `update` takes `rank` products with A, as one block, and 24 P rank^2
-    flops; `refresh` is free; ``M @ g`` costs 4 P rank flops. The memory is P rank numbers, three
-    times that while `update` runs.
+    flops; `refresh` is free; ``M @ g`` costs 4 P rank flops. The memory is P rank numbers, and
+    three times that on top while `update` runs. Unlike with other preconditioners, the inverse is
+    that of the new approximation at once, with the present damping.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import natgrad_fast as ng
+    >>> A = np.diag([100.0, 10.0, 1.0, 1.0])
+    >>> M = ng.Nystrom(A, rank=3, damping=1.0)
+    >>> bool(np.allclose(M.to_dense(damped=True) @ (M @ np.ones(4)), 1.0))
+    True
     """
+
+    kind = "nystrom"
 
     def __init__(
         self,
         A: Any,
-        loss: str | Loss | None = None,
+        loss: LossName | Loss | None = None,
         X: ArrayLike | None = None,
         *,
         rank: int = 20,
@@ -76,16 +97,26 @@ class Nystrom(Operator):
         seed: int = 0,
         adaptive: bool = False,
         max_rank: int | None = None,
+        sample_weight: ArrayLike | None = None,
         num_threads: int | None = None,
     ) -> None:
-        self._net_and_loss = (A, loss) if isinstance(A, MLP) else None
-        if self._net_and_loss is None and (loss is not None or X is not None):
-            raise TypeError(f"loss and X go with a net as first argument, got {A!r}")
-        if self._net_and_loss is not None:
-            A = self._fisher(X, num_threads)
-        operator = as_linear_map(A)
-        size = operator.size
-        self.shape, self.dtype = (size, size), operator.dtype
+        operator: LinearMap | None = None
+        if isinstance(A, MLP):
+            if loss is None:
+                raise ValueError("loss and X are missing: a net needs both")
+            if X is None:
+                refuse_without_batch(sample_weight=sample_weight)
+            self.net, self.loss = A, as_loss(loss)
+            self.loss.num_targets(A.sizes[-1])  # refuses outputs the loss is not defined for
+            size, self.dtype, self.layout, threads = A.num_params, A.dtype, A.layout, num_threads
+        else:
+            if not (loss is None and X is None and sample_weight is None):
+                raise TypeError(f"loss and X go with a net as first argument, got {A!r}")
+            operator = as_linear_map(A)
+            size, self.dtype = operator.size, operator.dtype
+            self.layout = getattr(A, "layout", None)
+            threads = operator.num_threads if num_threads is None else num_threads
+        self.shape = (size, size)
         self._first_rank = _as_rank(rank, "rank", size)
         self._max_rank = size if max_rank is None else _as_rank(max_rank, "max_rank", size)
         if self._max_rank < self._first_rank:
@@ -95,9 +126,22 @@ class Nystrom(Operator):
         self._adaptive = adaptive
         self._seed = as_count(seed, "seed", 0)
         self._damping = as_number(damping, "damping", minimum=0.0)
-        self._threads = as_num_threads(operator.num_threads if num_threads is None else num_threads)
-        self.core = core_for(self.dtype).Nystrom(size, num_threads=self._threads)
-        self.update(A)
+        self.num_threads = as_num_threads(threads)
+        self._num_updates = 0
+        self._lock = threading.Lock()  # of what an update replaces
+        self.core = self._new_core()
+        if operator is not None:
+            self._update(operator)
+        elif X is not None:
+            self.update(X, sample_weight=sample_weight)
+
+    def _new_core(self) -> Any:
+        return core_for(self.dtype).Nystrom(self.shape[0], num_threads=self.num_threads)
+
+    @property
+    def num_updates(self) -> int:
+        """Matrices that were approximated; only the last one counts."""
+        return self._num_updates
 
     @property
     def rank(self) -> int:
@@ -110,23 +154,11 @@ class Nystrom(Operator):
         return np.asarray(self.core.eigenvalues)
 
     @property
-    def damping(self) -> float:
-        """Damping of the inverse; `refresh` changes it."""
-        return self._damping
+    def damping(self) -> float | None:
+        """Damping of the inverse; None before the first `update`."""
+        return self._damping if self._num_updates > 0 else None
 
-    @property
-    def T(self) -> Operator:
-        """The matrix itself: it is symmetric."""
-        return self
-
-    def _fisher(self, X: Any, num_threads: int | None) -> Fisher:
-        assert self._net_and_loss is not None
-        net, loss = self._net_and_loss
-        if loss is None or X is None:
-            raise ValueError("loss and X are missing: a net needs both")
-        return Fisher(net, loss, X, num_threads=num_threads)
-
-    def update(self, A: Any) -> None:
+    def update(self, A: Any, *, sample_weight: ArrayLike | None = None) -> None:
         """Approximate A anew: `rank` products, more if adaptive.
 
         Parameters
@@ -134,27 +166,60 @@ class Nystrom(Operator):
         A : operator or (N, d_0) array_like
             Of the shape and dtype that it was built with; cases X if it was built with a net, whose
             present parameters count.
+        sample_weight : (N,) array_like, optional
+            Of the cases X.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For arguments of a wrong shape, type or range, or products that are not finite; the
+            approximation stays as it was, and so it does when A raises.
         """
-        if self._net_and_loss is not None and not hasattr(A, "matvec"):
-            A = self._fisher(A, self._threads)
+        if self._is_of_net and not hasattr(A, "matvec"):
+            A = Fisher(
+                self.net, self.loss, A, sample_weight=sample_weight, num_threads=self.num_threads
+            )
+        elif sample_weight is not None:
+            raise TypeError("sample_weight goes with cases X of the net it was built with")
         operator = as_linear_map(A)
         if (operator.size, operator.size) != self.shape:
             raise ValueError(f"A has shape {(operator.size,) * 2}, wanted {self.shape}")
         if operator.dtype != self.dtype:
             raise ValueError(f"A has dtype {operator.dtype}, wanted {self.dtype}")
+        self._update(operator)
+
+    def update_on(self, batch: Batch, linearization: Linearization | None = None) -> None:
+        """Approximate the Fisher matrix of a batch, l2 apart; see `Preconditioner.update_on`."""
+        self.check_belongs(batch.net, batch.loss)
+        self._update(as_linear_map(Fisher.on(batch.without_l2(), linearization)))
+
+    @property
+    def _is_of_net(self) -> bool:
+        return getattr(self, "net", None) is not None
+
+    def _update(self, operator: LinearMap) -> None:
         rng = np.random.default_rng(self._seed)
         omega = np.empty((0, operator.size), self.dtype)
         products = omega
-        rank = self._first_rank
+        rank, core = self._first_rank, self._new_core()
+        tail = 10.0 * (self._damping or 0.0)
         while True:
             omega = self._extend(omega, rank, rng)
             products = np.concatenate([products, _products(operator, omega[len(products) :])])
-            self.core.update(omega, y=products)
-            smallest = float(self.core.eigenvalues[-1])
-            if not self._adaptive or rank == self._max_rank or smallest <= 10.0 * self._damping:
+            core.update(omega, y=products)
+            smallest = float(core.eigenvalues[-1])
+            if not self._adaptive or rank == self._max_rank or smallest <= tail:
                 break
             rank = min(2 * rank, self._max_rank)
-        self.core.refresh(self._damping)
+        self._replace(core, self._num_updates + 1)
+
+    def _replace(self, core: Any, num_updates: int, damping: float | None = None) -> None:
+        """Take over a new approximation, and a new damping if one is given."""
+        with self._lock:
+            damping = self._damping if damping is None else damping
+            core.refresh(damping)
+            self.core, self._damping, self._num_updates = core, damping, num_updates
+            self.flops_per_product = 4.0 * self.shape[0] * self.rank
 
     def refresh(self, damping: float) -> None:
         """Set the damping of the inverse; no products.
@@ -163,14 +228,82 @@ class Nystrom(Operator):
         ----------
         damping : float
             >= 0.
-        """
-        self._damping = as_number(damping, "damping", minimum=0.0)
-        self.core.refresh(self._damping)
 
-    def to_dense(self) -> Any:
-        """Form the approximation U L U' (P, P) of A, without damping: not the inverse."""
-        vectors = np.asarray(self.core.vectors, np.float64)
-        return ((vectors.T * self.eigenvalues) @ vectors).astype(self.dtype)
+        Raises
+        ------
+        ValueError, TypeError
+            If damping is no finite number >= 0, or nothing was measured yet.
+        """
+        damping = as_number(damping, "damping", minimum=0.0)
+        self._check_measured()
+        with self._lock:
+            self.core.refresh(damping)
+            self._damping = damping
+
+    def to_dense(self, *, damped: bool = False) -> Any:
+        """Form the approximation U L U' (P, P) of A, or with `damped` the matrix ``@`` inverts.
+
+        Not the matrix of ``@`` itself: that is the inverse of ``to_dense(damped=True)``.
+        """
+        core = self._measured_core()
+        vectors = np.asarray(core.vectors, np.float64)
+        if not damped:
+            return ((vectors.T * core.eigenvalues) @ vectors).astype(self.dtype)
+        weights = 1.0 / (1.0 + core.coefficients) - 1.0
+        dense = np.eye(self.shape[0]) + (vectors.T * weights) @ vectors
+        return (dense / core.scale).astype(self.dtype)
+
+    def diagonal(self) -> Any:
+        """Diagonal (P,) of the approximation U L U', not damped; float64."""
+        core = self._measured_core()
+        return core.eigenvalues @ np.square(core.vectors, dtype=np.float64)
+
+    def trace(self) -> float:
+        """Trace of the approximation U L U', not damped."""
+        return float(self._measured_core().eigenvalues.sum())
+
+    def logdet(self, damping: float) -> float:
+        """Logarithm of the determinant of the matrix that ``@`` inverts with this damping.
+
+        Parameters
+        ----------
+        damping : float
+            >= 0; that of the last `refresh` does not matter.
+
+        Returns
+        -------
+        float
+        """
+        damping = as_number(damping, "damping", minimum=0.0)
+        return float(self._measured_core().log_determinant(damping))
+
+    def sqrt_solve(self, v: ArrayLike) -> Any:
+        """Multiply with the symmetric square root of the inverse: R v with R R = R R' = M.
+
+        Of standard normal v it makes samples of covariance M, at the costs of ``M @ v``.
+
+        Parameters
+        ----------
+        v : (P,) or (P, K) array_like
+
+        Returns
+        -------
+        (P,) or (P, K) array
+        """
+        rows, is_block = as_rows(v, "v", self.shape[0], self.dtype)
+        roots = self._measured_core().apply_root(rows)
+        return roots.T if is_block else roots[0]
+
+    def _apply(self, rows: Any) -> Any:
+        return self._measured_core().apply(rows)
+
+    def _measured_core(self) -> Any:
+        self._check_measured()
+        return self.core
+
+    def _check_measured(self) -> None:
+        if self._num_updates == 0:
+            raise ValueError("there is nothing to invert yet: call update(X) first")
 
     def _extend(self, omega: Any, rank: int, rng: np.random.Generator) -> Any:
         """Orthonormal rows (rank, P), the first of which are those of omega."""
@@ -178,15 +311,63 @@ class Nystrom(Operator):
         rows[: len(omega)] = omega
         for row in rows[len(omega) :]:
             row[...] = rng.standard_normal(row.size)
-        core_for(self.dtype).orthonormalise_rows(rows, num_threads=self._threads)
+        core_for(self.dtype).orthonormalise_rows(rows, num_threads=self.num_threads)
         rows[: len(omega)] = omega  # their products are known
         return rows
 
-    def _apply(self, rows: Any) -> Any:
-        return self.core.apply(rows)
+    def _state(self) -> dict[str, Any]:
+        return {"eigenvalues": self.core.eigenvalues, "vectors": self.core.vectors}
 
-    def _apply_transpose(self, rows: Any) -> Any:
-        return self.core.apply(rows)
+    def _load(self, state: Mapping[str, Any]) -> None:
+        core, num_updates, damping = self._read(state)
+        self._replace(core, num_updates, damping)
+
+    def _read(self, state: Mapping[str, Any]) -> tuple[Any, int, float]:
+        """Core, number of updates and damping of a state, checked; nothing is changed."""
+        missing = {"num_updates", "damping", "eigenvalues", "vectors"} - set(state)
+        if missing:
+            raise ValueError(f"the state lacks {', '.join(sorted(missing))}")
+        num_updates = as_count(state["num_updates"], "num_updates of the state", 0)
+        damping = as_number(state["damping"], "damping of the state", minimum=0.0)
+        double = np.dtype(np.float64)
+        values = as_floats(state["eigenvalues"], "eigenvalues of the state", double, 1)
+        vectors = as_floats(state["vectors"], "vectors of the state", self.dtype, 2)
+        size = self.shape[0]
+        if vectors.shape != (values.size, size) or values.size > size:
+            raise ValueError(
+                f"vectors of the state have shape {vectors.shape}, wanted ({values.size}, {size})"
+            )
+        if (num_updates == 0) != (values.size == 0):
+            raise ValueError(f"the state has {values.size} eigenvalues of {num_updates} updates")
+        if (np.diff(values) > 0.0).any() or (values < 0.0).any():
+            raise ValueError("eigenvalues of the state must be >= 0 and decrease")
+        core = self._new_core()
+        core.set_approximation(values, vectors=vectors)
+        return core, num_updates, damping
+
+    def __reduce__(self) -> Any:
+        """Copy and pickle by the state."""
+        return _from_state, (type(self), self.__getstate__())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Attributes, with arrays in place of the core."""
+        attributes = {k: v for k, v in self.__dict__.items() if k not in ("core", "_lock")}
+        return {**attributes, "approximation": self.state_dict()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Build the core anew."""
+        attributes = dict(state)
+        approximation = attributes.pop("approximation")
+        self.__dict__.update(attributes)
+        self._lock = threading.Lock()
+        core, num_updates, damping = self._read(approximation)
+        self._replace(core, num_updates, damping)
+
+
+def _from_state(kind: type[Nystrom], state: dict[str, Any]) -> Nystrom:
+    nystrom = kind.__new__(kind)
+    nystrom.__setstate__(state)
+    return nystrom
 
 
 def _as_rank(rank: Any, name: str, size: int) -> int:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from .base import StepSolver
 from .cg import CG
 
 __all__ = ["as_solver"]
 
 
-def as_solver(solver: Any) -> StepSolver:
+def as_solver(solver: object) -> StepSolver:
     """Return a step solver: the one that is given, or ``CG()`` for "auto".
 
     Raises

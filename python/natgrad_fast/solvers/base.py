@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
-
-from numpy.typing import NDArray
+from typing import NamedTuple
 
 from .._state import StateReader
+from .._typing import Array, Linearization, State
 from ..linear.results import SolveInfo
 from ..losses import Loss
 from ..model.batch import Batch
@@ -20,7 +19,7 @@ __all__ = ["Direction", "StepSolver"]
 class Direction(NamedTuple):
     """Solution `x` (P,) of (B + damping I) x = g, and the record of the solve."""
 
-    x: NDArray[Any]
+    x: Array
     info: SolveInfo
 
 
@@ -48,7 +47,7 @@ class StepSolver:
         num_threads : int, optional
         """
 
-    def update(self, batch: Batch, linearization: Any) -> None:
+    def update(self, batch: Batch, linearization: Linearization) -> None:
         """Measure statistics on a batch.
 
         Parameters
@@ -63,7 +62,7 @@ class StepSolver:
         """Factorise, for a damping of the model that goes with the last `update`."""
 
     def direction(
-        self, matrix: Operator, g: NDArray[Any], damping: float, start: NDArray[Any] | None
+        self, matrix: Operator, g: Array, damping: float, start: Array | None
     ) -> Direction:
         """Solve (matrix + damping I) x = g.
 
@@ -86,11 +85,11 @@ class StepSolver:
     def accepted(self, accepted: bool) -> None:
         """Learn whether the step made from the last direction was kept."""
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Everything that changes from step to step: plain values and named arrays, copies."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Put back what `state_dict` returned, after `init`; all of it or nothing.
 
         Raises

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from numpy.typing import NDArray
-
 from .._arrays import as_count, as_name, as_number
 from .._state import StateReader
+from .._typing import Array, Linearization, State
 from ..linear.cg import cg
 from ..losses import Loss
 from ..model.batch import Batch
@@ -91,7 +90,7 @@ class CG(StepSolver):
         """What preconditions the solves of an optimizer: made by `init`, None without one."""
         return self._current
 
-    def update(self, batch: Batch, linearization: Any) -> None:
+    def update(self, batch: Batch, linearization: Linearization) -> None:
         """Measure the preconditioner's statistics; see `StepSolver.update`.
 
         Where they are not finite it stays as it was.
@@ -109,7 +108,7 @@ class CG(StepSolver):
             self._current.refresh(damping + self._decay)
 
     def direction(
-        self, matrix: Operator, g: NDArray[Any], damping: float, start: NDArray[Any] | None
+        self, matrix: Operator, g: Array, damping: float, start: Array | None
     ) -> Direction:
         """Solve by `natgrad_fast.cg`; see `StepSolver.direction`."""
         x0 = None if start is None or self.warm_start == 0.0 else self.warm_start * start
@@ -128,11 +127,11 @@ class CG(StepSolver):
         )
         return Direction(result.x, result.info)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """State of the preconditioner, if it changes from step to step."""
         return {"preconditioner": self._current.state_dict()} if self._adaptive else {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Put back what `state_dict` returned; see `StepSolver.load_state_dict`."""
         StateReader(state, "state", ("preconditioner",) if self._adaptive else ())
         if self._adaptive:

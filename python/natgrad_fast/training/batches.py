@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -41,7 +40,7 @@ class Cases:
         self._all = Batch(net, loss, X, y, **options)
         self.num_cases = self._all.num_cases
         self.size = self.num_cases if size is None else min(size, self.num_cases)
-        self._targets: Any = None
+        self._targets: NDArray[np.generic] | None = None
         if self.size < self.num_cases:
             self._all.targets = None
             targets, weight = as_real(y, "y"), options.get("sample_weight")
@@ -67,5 +66,6 @@ class Cases:
 
     def _take(self, cases: NDArray[np.intp]) -> Batch:
         net, loss = self._all.net, self._all.loss
+        assert self._targets is not None
         targets = loss.targets(self._targets[cases], len(cases), net.sizes[-1], net.dtype)
         return self._all.take(cases, targets)

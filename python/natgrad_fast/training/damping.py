@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from .._arrays import as_count, as_name, as_number
 from .._state import StateReader
+from .._typing import State
 
 __all__ = ["DampingPolicy", "LevenbergMarquardt", "Tikhonov", "as_policy"]
 
@@ -42,11 +43,11 @@ class DampingPolicy:
         """Choose the next damping from the actual over the predicted decrease of the last step."""
         raise NotImplementedError
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Everything that changes, for resuming."""
         raise NotImplementedError
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Put back what `state_dict` returned.
 
         Raises
@@ -99,11 +100,11 @@ class Tikhonov(DampingPolicy):
         doublings = self._doublings - 1 if accepted else self._doublings + 1
         self._doublings = min(max(0, doublings), 2000)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Place in the schedule, number of doublings, and the constant value if it is one."""
         return {"constant": self._constant, "step": self._step, "doublings": self._doublings}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Put back what `state_dict` returned; see `DampingPolicy.load_state_dict`."""
         reader = StateReader(state, "state", ("constant", "step", "doublings"))
         reader.same("constant", self._constant)
@@ -182,11 +183,11 @@ class LevenbergMarquardt(DampingPolicy):
                 self._value *= factor
         self._value = min(max(self._value, self.minimum), self.maximum)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Damping, number of steps, and the options."""
         return {"value": self._value, "steps": self._steps, **self._options()}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Put back what `state_dict` returned; see `DampingPolicy.load_state_dict`."""
         options = self._options()
         reader = StateReader(state, "state", ("value", "steps", *options))
@@ -195,12 +196,12 @@ class LevenbergMarquardt(DampingPolicy):
         value = reader.number("value", minimum=self.minimum, maximum=self.maximum)
         self._value, self._steps = value, reader.integer("steps")
 
-    def _options(self) -> dict[str, Any]:
+    def _options(self) -> State:
         names = ("factor", "low", "high", "minimum", "maximum", "denominator", "period")
         return {name: getattr(self, name) for name in names}
 
 
-def as_policy(damping: Any) -> DampingPolicy:
+def as_policy(damping: object) -> DampingPolicy:
     """Return a policy: the given one, `Tikhonov` for a number, `LevenbergMarquardt` for None.
 
     Raises

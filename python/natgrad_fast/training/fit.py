@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .._arrays import Decay, as_count, as_number
+from .._arrays import as_count, as_number
 from ..losses import Loss
 from ..model.batch import Batch, BatchOptions
 from ..model.mlp import MLP
@@ -20,14 +20,30 @@ from .history import EpochInfo, History, StepInfo
 __all__ = ["Trainee", "fit"]
 
 
+class Bar(Protocol):
+    """What the loop asks of tqdm's progress bar."""
+
+    def set_postfix(self, *, refresh: bool, **shown: str) -> None:
+        """Show some numbers."""
+
+    def update(self) -> object:
+        """Count a step."""
+
+    def close(self) -> None:
+        """End the display."""
+
+
 class Trainee(Protocol):
     """What the loop asks of an optimizer."""
 
     net: MLP
     loss: Loss
-    l2: Decay
     num_threads: int
     _rng: np.random.Generator
+
+    @property
+    def l2(self) -> float | tuple[float, float]:
+        """Weight decay."""
 
     @property
     def damping_policy(self) -> DampingPolicy:
@@ -50,7 +66,7 @@ def fit(
     batch_size: int | None,
     sample_weight: ArrayLike | None,
     validation: tuple[ArrayLike, ArrayLike] | None,
-    callbacks: Iterable[Callable[[StepInfo], Any]],
+    callbacks: Iterable[Callable[[StepInfo], object]],
     progress: bool,
     time_limit: float | None,
 ) -> History:
@@ -77,13 +93,13 @@ class _Loop:
         self,
         optimizer: Trainee,
         data: Cases,
-        callbacks: list[Callable[[StepInfo], Any]],
+        callbacks: list[Callable[[StepInfo], object]],
         check: Batch | None,
         time_limit: float | None,
     ) -> None:
         self.optimizer, self.data, self.callbacks = optimizer, data, callbacks
         self.check, self.time_limit = check, time_limit
-        self.bar: Any = None
+        self.bar: Bar | None = None
         self.history = History()
         self.start = time.perf_counter()
 
@@ -141,7 +157,9 @@ class _Loop:
             self.history.stop_reason = "damping_limit"
 
 
-def _as_callbacks(callbacks: Any) -> list[Callable[[StepInfo], Any]]:
+def _as_callbacks(
+    callbacks: Callable[[StepInfo], object] | Iterable[Callable[[StepInfo], object]],
+) -> list[Callable[[StepInfo], object]]:
     if callable(callbacks):
         return [callbacks]
     result = list(callbacks)
@@ -151,7 +169,7 @@ def _as_callbacks(callbacks: Any) -> list[Callable[[StepInfo], Any]]:
     return result
 
 
-def _as_validation(optimizer: Trainee, validation: Any, options: BatchOptions) -> Batch:
+def _as_validation(optimizer: Trainee, validation: object, options: BatchOptions) -> Batch:
     if not isinstance(validation, tuple | list) or len(validation) != 2:
         raise TypeError("validation must be a pair (X, y)")
     X, y = validation
@@ -160,9 +178,10 @@ def _as_validation(optimizer: Trainee, validation: Any, options: BatchOptions) -
     return Batch(optimizer.net, optimizer.loss, X, y, **options)
 
 
-def _progress_bar(total: int) -> Any:
+def _progress_bar(total: int) -> Bar:
     try:
         from tqdm.auto import tqdm
     except ImportError:
         raise ImportError("progress=True needs tqdm: pip install natgrad_fast[progress]") from None
-    return tqdm(total=total, unit="step")
+    bar: Bar = tqdm(total=total, unit="step")
+    return bar

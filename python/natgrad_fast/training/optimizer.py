@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from .._arrays import all_finite, as_count, as_decay, as_name, as_num_threads, dot
 from .._state import StateReader, inside
+from .._typing import Array, LossName, State
 from ..linear.results import SolveInfo, Status
 from ..losses import Loss, as_loss
 from ..model.batch import Batch
@@ -39,8 +40,8 @@ class _Progress(NamedTuple):
     """Where a run is; replaced as a whole, after the parameters."""
 
     step: int = 0  # number of the next step
-    last_solution: Any = None  # (P,), of the last solve: the next one's start
-    last_update: Any = None  # (P,), d_prev
+    last_solution: Array | None = None  # (P,), of the last solve: the next one's start
+    last_update: Array | None = None  # (P,), d_prev
     info: StepInfo | None = None  # of the last step
 
 
@@ -101,7 +102,7 @@ class NaturalGradient:
     def __init__(
         self,
         net: MLP,
-        loss: str | Loss,
+        loss: LossName | Loss,
         *,
         curvature: Literal["fisher", "ggn", "empirical_fisher", "hessian"] = "fisher",
         solver: StepSolver | Literal["auto"] = "auto",
@@ -117,7 +118,7 @@ class NaturalGradient:
         self.curvature = as_name(curvature, "curvature", CURVATURES)
         self._policy = as_policy(damping)
         self.momentum = bool(momentum)
-        self.l2 = as_decay(l2, "l2")
+        self._l2 = as_decay(l2, "l2")
         self.num_threads = as_num_threads(num_threads)
         seed = as_count(seed, "seed", 0)
         self._rng = np.random.default_rng(seed)
@@ -131,6 +132,11 @@ class NaturalGradient:
             f"NaturalGradient({self.net!r}, {self.loss!r}, curvature={self.curvature!r}, "
             f"solver={self.solver!r}, damping={self._policy!r}, step={self._progress.step})"
         )
+
+    @property
+    def l2(self) -> float | tuple[float, float]:
+        """Weight decay: a number, or (weights, biases) if they differ."""
+        return self._l2.shown
 
     @property
     def damping(self) -> float:
@@ -211,7 +217,9 @@ class NaturalGradient:
         assert progress.info is not None
         return progress.info
 
-    def _as_batch(self, X: Any, y: Any, sample_weight: Any) -> Batch:
+    def _as_batch(
+        self, X: ArrayLike | Batch, y: ArrayLike | None, sample_weight: ArrayLike | None
+    ) -> Batch:
         if not isinstance(X, Batch):
             if y is None:
                 raise ValueError("y is missing: the objective depends on targets")
@@ -221,19 +229,19 @@ class NaturalGradient:
                 X,
                 y,
                 sample_weight=sample_weight,
-                l2=self.l2,
+                l2=self._l2,
                 num_threads=self.num_threads,
             )
         if y is not None or sample_weight is not None:
             raise TypeError("a Batch comes with its targets and weights: leave y and weights out")
         if X.net is not self.net or X.loss != self.loss or X.l2 != self.l2:
             raise ValueError(
-                f"batch is of {X.net!r}, {X.loss!r} and l2 = {tuple(X.l2)}, the optimizer of "
-                f"{self.net!r}, {self.loss!r} and l2 = {tuple(self.l2)}"
+                f"batch is of {X.net!r}, {X.loss!r} and l2 = {X.l2}, the optimizer of "
+                f"{self.net!r}, {self.loss!r} and l2 = {self.l2}"
             )
         return X
 
-    def _attempt(self, batch: Batch, start: float) -> tuple[Any, _Progress, bool]:
+    def _attempt(self, batch: Batch, start: float) -> tuple[Array | None, _Progress, bool]:
         """The next parameters and progress, and whether the step is accepted."""
         linearization = batch.linearize()
         loss, gradient = batch.value_and_grad(linearization)
@@ -310,7 +318,7 @@ class NaturalGradient:
         batch_size: int | None = None,
         sample_weight: ArrayLike | None = None,
         validation: tuple[ArrayLike, ArrayLike] | None = None,
-        callbacks: Iterable[Callable[[StepInfo], Any]] = (),
+        callbacks: Iterable[Callable[[StepInfo], object]] = (),
         progress: bool = False,
         time_limit: float | None = None,
     ) -> History:
@@ -358,7 +366,7 @@ class NaturalGradient:
             time_limit=time_limit,
         )
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Everything that a resumed run needs besides the net: copies, plain types and arrays.
 
         Returns
@@ -379,7 +387,7 @@ class NaturalGradient:
             "rng": self._rng.bit_generator.state,
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Put back what `state_dict` returned; training then goes on bit for bit.
 
         Parameters
@@ -415,7 +423,7 @@ class NaturalGradient:
             raise
         self._rng, self._progress = rng, progress
 
-    def _identity(self) -> dict[str, Any]:
+    def _identity(self) -> State:
         return {
             "sizes": self.net.sizes,
             "activations": self.net.activations,
@@ -424,7 +432,7 @@ class NaturalGradient:
             "loss": repr(self.loss),
             "curvature": self.curvature,
             "momentum": self.momentum,
-            "l2": tuple(self.l2),
+            "l2": tuple(self._l2),
             "solver_name": type(self.solver).__name__,
             "damping_name": type(self._policy).__name__,
         }
@@ -433,7 +441,7 @@ class NaturalGradient:
 _NO_SOLVE = SolveInfo(Status.NON_FINITE, 0, math.nan, math.nan, 0, 0.0, 0.0)
 
 
-def _copy(vector: Any) -> NDArray[Any] | None:
+def _copy(vector: Array | None) -> Array | None:
     return None if vector is None else np.array(vector)
 
 
@@ -443,7 +451,7 @@ def _as_generator(reader: StateReader) -> np.random.Generator:
     outer = StateReader(reader["rng"], reader.path("rng"), names)
     outer.same("bit_generator", "PCG64")
     inner = StateReader(outer["state"], outer.path("state"), ("state", "inc"))
-    state: dict[str, Any] = {
+    state: Mapping[str, Any] = {
         "bit_generator": "PCG64",
         "state": {name: inner.integer(name, 0, 2**128 - 1) for name in ("state", "inc")},
         "has_uint32": outer.integer("has_uint32", 0, 1),

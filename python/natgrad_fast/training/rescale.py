@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .._arrays import dot
+from .._typing import Array
 from ..operators.curvature import CurvatureMatrix
 
 __all__ = ["Update", "rescale"]
@@ -19,7 +19,7 @@ class Update(NamedTuple):
     `change` is M(d) - M(0) of the damped model, `square` is |d|^2.
     """
 
-    d: NDArray[Any]
+    d: Array
     learning_rate: float
     momentum: float
     change: float
@@ -28,9 +28,9 @@ class Update(NamedTuple):
 
 def rescale(
     matrix: CurvatureMatrix,
-    gradient: NDArray[Any],
-    direction: NDArray[Any],
-    last: NDArray[Any] | None,
+    gradient: Array,
+    direction: Array,
+    last: Array | None,
     damping: float,
     *,
     fixed: bool,

@@ -1,0 +1,43 @@
+"""Run the numerically sensitive tests as other processors would: other kernels, instruction sets.
+
+OpenBLAS chooses its kernels, and so the rounding of NumPy's products, by the processor, as this
+package chooses its instruction set. `python tools/numerics.py [PYTEST ARGUMENTS]` runs the tests
+marked `numerics` under each combination below that can be had here.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import natgrad_fast as ng
+
+# OPENBLAS_CORETYPE, NATGRAD_FAST_ISA, OMP_NUM_THREADS: SSE2, AVX and AVX2 kernels.
+COMBINATIONS = (
+    ("Prescott", "v2", "1"),
+    ("Sandybridge", "v2", "2"),
+    ("Haswell", "v3", "1"),
+)
+
+
+def main(arguments: list[str]) -> int:
+    """Run pytest once for each combination; the exit code is that of the first failure."""
+    config = ng.show_config()
+    here = {isa.removeprefix("x86-64-") for isa in config["isa_built"]}
+    here &= {isa.removeprefix("x86-64-") for isa in config["isa_supported"]}
+    for kernels, isa, threads in COMBINATIONS:
+        changed = {"OPENBLAS_CORETYPE": kernels, "OMP_NUM_THREADS": threads}
+        if isa in here:
+            changed["NATGRAD_FAST_ISA"] = isa
+        shown = " ".join(f"{name}={value}" for name, value in changed.items())
+        print(f"\n--- {shown}", flush=True)
+        command = [sys.executable, "-m", "pytest", "-q", "-m", "numerics and not slow", *arguments]
+        code = subprocess.run(command, env=os.environ | changed).returncode
+        if code != 0:
+            return code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
