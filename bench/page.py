@@ -25,7 +25,12 @@ p { margin: .25rem 0; max-width: 62rem; }
 .facts, figcaption, .note { color: var(--faint); font-size: .9rem; }
 .facts p { max-width: none; }
 figure { margin: 0; }
-figure svg { display: block; width: 100%; height: auto; color: var(--ink); margin-top: .6rem; }
+.panels { display: flex; flex-wrap: wrap; gap: 1rem 1.2rem; margin-top: .6rem; }
+.panels div { max-width: 100%; overflow-x: auto; }
+.panels svg { display: block; height: auto; color: var(--ink); }
+.legend { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; margin-top: .7rem; font-size: .9rem; }
+.legend span { white-space: nowrap; }
+.legend svg { width: .75em; height: .75em; margin-right: .4em; }
 figure svg text { font-family: system-ui, "Segoe UI", Helvetica, Arial, sans-serif !important; }
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; margin-top: .6rem; }
 table { border-collapse: collapse; font-size: .82rem; font-variant-numeric: tabular-nums;
@@ -40,7 +45,7 @@ td.bad { color: var(--bad); font-weight: 600; }
 td.good { color: var(--good); font-weight: 600; }
 .interval { color: var(--faint); }
 nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; margin-top: 1rem; font-size: .9rem; }
-nav a { color: inherit; white-space: nowrap; }
+nav a { color: inherit; }
 details pre { font-size: .78rem; overflow-x: auto; background: var(--band); padding: .8rem;
   border-radius: 6px; }
 .cards { display: flex; flex-wrap: wrap; gap: .8rem; margin-top: 1.2rem; }
@@ -57,7 +62,7 @@ READING = (
     "times each of them once, in random order; ratios are medians of the ratios within rounds, "
     "with 95 % bootstrap intervals. 1.5 says that the peer takes 1.5 times as long. ms are medians "
     "per call; GF/s count the flops of the minimum; bytes are by formula; memory is this library's "
-    "peak above data and net; first ms has compilation and first touch inside."
+    "peak above data and net; first ms has compilation and first touch inside. 2T: two threads."
 )
 
 
@@ -121,10 +126,21 @@ def cards(run: Run) -> str:
     return f'<h2 class="subject">{escape(subject)}</h2><div class="cards">{"".join(made)}</div>'
 
 
+SHAPES = {"o": "M6 1a5 5 0 1 0 .1 0z", "s": "M1 1h10v10H1z", "^": "M6 1l5.5 10H.5z",
+          "v": "M6 11L.5 1h11z", "D": "M6 0l6 6-6 6-6-6z"}  # fmt: skip
+
+
 def figure(drawing: Drawing) -> str:
+    keys = "".join(
+        f'<span><svg viewBox="0 0 12 12"><path d="{SHAPES[entry.marker]}" fill="{entry.colour}"/>'
+        f"</svg>{escape(entry.name)}</span>"
+        for entry in drawing.legend
+    )
+    panels = "".join(f"<div>{picture}</div>" for picture in drawing.svgs())
     return (
         f'<h2 id="{anchor(drawing.title)}">{escape(drawing.title)}</h2>'
-        f"<figure><figcaption>{escape(drawing.caption)}</figcaption>{drawing.svg()}</figure>"
+        f"<figure><figcaption>{escape(drawing.caption)}</figcaption>"
+        f'<div class="legend">{keys}</div><div class="panels">{panels}</div></figure>'
     )
 
 
