@@ -18,9 +18,8 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from . import _core
 from ._typing import Array, DType, RealArray
-from .config import default_num_threads
+from .config import MAX_THREADS, default_num_threads
 
-MAX_THREADS = 4096
 # Elements from which on several threads read an array.
 _LARGE = 1 << 20
 # Kinds of dtypes that are read: booleans, integers and floats.
