@@ -19,7 +19,7 @@ struct Jet {
 
 // Long formulas are evaluated in several short loops over a block: a loop whose constants fit into
 // the registers and whose chains overlap takes half the time.
-constexpr Index block_size = 64;
+constexpr Index block_size = 256;
 template <class T>
 using Block = std::array<T, block_size>;
 
@@ -60,7 +60,13 @@ struct Decays {
 
   Decays(const Elements<T>& x, T factor) {
     for (Index i = 0; i < x.size; ++i) {
-      const Exponential<T> e = elementary::exponential(-factor * std::abs(x.s[i]));
+      const elementary::Scaled<T> part = elementary::scaled(-factor * std::abs(x.s[i]));
+      value[i] = part.scale;
+      minus_one[i] = part.r;
+    }
+    for (Index i = 0; i < x.size; ++i) {
+      const Exponential<T> e =
+          elementary::exponential(elementary::Scaled<T>{value[i], minus_one[i]});
       value[i] = e.value;
       minus_one[i] = e.minus_one;
     }
@@ -99,8 +105,8 @@ struct Tanh {
   static void evaluate(const Elements<T>& x) {
     const Decays<T> e(x, 2);
     x.store([&](T s, Index i) {
-      const T m = T(0.5) * e.minus_one[i], inverse = 1 / (1 + m), t = std::copysign(m * inverse, s);
-      const T slope = e.value[i] * inverse * inverse;
+      const T m = T(0.5) * e.minus_one[i], inverse = 1 / (1 + m);
+      const T t = std::copysign(m * inverse, s), slope = e.value[i] * inverse * inverse;
       return Jet<T>{t, slope, -2 * t * slope};
     });
   }
@@ -208,22 +214,21 @@ struct Sin {
   static constexpr std::string_view name = "sin";
   template <class T>
   static void evaluate(const Elements<T>& x) {
-    Block<double> angle, sines, cosines;
+    Block<double> angle;
     double largest = 0;
     for (Index i = 0; i < x.size; ++i) angle[i] = double(x.s[i]);
     for (Index i = 0; i < x.size; ++i) largest = std::max(largest, std::abs(angle[i]));
+    x.template store<double>([](double s, Index) {
+      const elementary::SinCos at = elementary::sincos(s);
+      return Jet<double>{at.sin, at.cos, -at.sin};
+    });
+    if (largest <= elementary::largest_angle) return;
     for (Index i = 0; i < x.size; ++i) {
-      const elementary::SinCos at = elementary::sincos(angle[i]);
-      sines[i] = at.sin;
-      cosines[i] = at.cos;
-    }
-    for (Index i = 0; i < x.size && largest > elementary::largest_angle; ++i) {
       if (!(std::abs(angle[i]) > elementary::largest_angle)) continue;
-      sines[i] = std::sin(angle[i]);
-      cosines[i] = std::cos(angle[i]);
+      x.s[i] = T(std::sin(angle[i]));
+      if (x.derivative) x.derivative[i] = T(std::cos(angle[i]));
+      if (x.second) x.second[i] = -x.s[i];
     }
-    x.template store<double>(
-        [&](double, Index i) { return Jet<double>{sines[i], cosines[i], -sines[i]}; });
   }
 };
 

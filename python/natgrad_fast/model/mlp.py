@@ -39,7 +39,8 @@ class MLP:
         One name for all hidden layers, or L - 1 names for them, or L names with the output's last.
         Known: identity, tanh, logistic, relu, leaky_relu (slope 0.01), elu (alpha 1), softplus,
         gelu (exact), silu, sin. At its kink the derivative of relu is 0, that of leaky_relu the
-        slope.
+        slope. Activations and their derivatives are within 8 units in the last place, or below the
+        smallest normal number, tails included.
     output_activation : str
         Activation of the outputs, unless `activation` names it. Losses want natural parameters,
         so "identity" is what most nets need.
