@@ -168,6 +168,12 @@ def _as_function(A: Any, size: int, dtype: DType, name: str) -> Multiply:
         return y.reshape(1, size)
 
     def function(rows: Array) -> Array:
+        if not is_matrix:
+            return together(rows)
+        with np.errstate(over="ignore", invalid="ignore"):  # a status tells of it
+            return together(rows)
+
+    def together(rows: Array) -> Array:
         count = rows.shape[0]
         if count == 1:
             products = one(rows[0])
