@@ -166,7 +166,7 @@ def as_floats(
     """A finite, C-contiguous, aligned array of `dtype`; `x` itself where it is one already."""
     a = _as_contiguous(x, name, dtype, ndim)
     threads = 1 if a.size < _LARGE else _threads_for(a.size, num_threads)
-    if not core_for(dtype).all_finite(a, num_threads=threads):
+    if not all_finite(a, threads):
         raise _not_finite(a, name)
     return a
 
