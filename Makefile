@@ -13,8 +13,15 @@ TORCH  ?= torch==2.13.0
 
 CXX_FILES = $(shell find csrc -name '*.hpp' -o -name '*.cpp')
 
-find_python = for p in python3 python3.14 python3.13 python3.12 python3.11; do \
-	  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done
+# A module of tools/, run by PYTHON or by the first Python on the path that is new enough.
+tool = @python="$(PYTHON)"; \
+  for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+    test -n "$$python" && break; \
+    $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && python=$$p; \
+  done; \
+  if [ -z "$$python" ]; then echo "No Python >= 3.11 found; install one, or name it: make PYTHON=/path/to/python" >&2; exit 1; fi; \
+  "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"{sys.executable} is too old: Python >= 3.11 is needed")' || exit 1; \
+  "$$python" -m $(1)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -60,23 +67,20 @@ wheel: $(VENV)/.release  ## sdist, wheel from the sdist with every instruction s
 	if [ "$$(uname)" = Linux ]; then $(BIN)/auditwheel show dist/*.whl; fi
 	$(BIN)/python -m tools.wheel dist/*.whl
 
-sanitize: $(VENV)/.test  ## the tests under address, undefined-behaviour and thread sanitizers; options: ARGS="thread"
-	$(BIN)/python -m tools.sanitize $(ARGS)
+sanitize:  ## the tests under address, undefined-behaviour and thread sanitizers; options: ARGS="thread"
+	$(call tool,tools.sanitize $(ARGS))
 
 hooks: $(VENV)/.dev  ## install the pre-commit hook
 	$(BIN)/pre-commit install
 
-clean:  ## remove builds, caches, .venv and .venv-peers
-	rm -rf build dist $(VENV) $(PEERS) .hypothesis .mypy_cache .pytest_cache .ruff_cache
+clean:  ## remove builds, caches and environments
+	rm -rf build dist $(VENV) $(PEERS) $(VENV)-sanitize .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Set-up: tools/environment.py knows what is done, and does the rest -------------------------------
 
 $(VENV)/.%: FORCE
-	@python="$(PYTHON)"; python="$${python:-$$($(find_python))}"; \
-	if [ -z "$$python" ]; then echo "No Python >= 3.11 found; install one, or name it: make PYTHON=/path/to/python" >&2; exit 1; fi; \
-	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"{sys.executable} is too old: Python >= 3.11 is needed")' || exit 1; \
-	"$$python" -m tools.environment $* --venv $(VENV) $(if $(WHEEL),--wheel $(WHEEL))
+	$(call tool,tools.environment $* --venv $(VENV) $(if $(WHEEL),--wheel $(WHEEL)))
 
 FORCE:
 

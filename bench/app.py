@@ -7,12 +7,13 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import comparison, machine, suites
 from .options import parse
 from .processes import WorkerError, jobs, messages, peak_bytes
+from .progress import Progress
 from .results import Result, Run, read_run
 from .tables import markdown
 from .timing import QUICK, Plan
@@ -63,16 +64,18 @@ def measured(args: argparse.Namespace) -> Run:
         quantities=args.quantities,
         vectors=args.vectors,
     )
+    progress = Progress(sys.stderr)
+    begins = progress.of(len(rows))
     try:
         for group in jobs(rows):
-            run_job(run, group, plan(args), args.peers, len(rows))
+            run_job(run, group, plan(args), args.peers, begins)
         if not args.no_memory:
-            measure_memory(run, args.quick)
+            measure_memory(run, args.quick, progress)
     except KeyboardInterrupt:
         run.interrupted = True
-        progress("")
+        progress.end()
         print("interrupted; writing what was measured", file=sys.stderr)
-    progress("")
+    progress.end()
     return run
 
 
@@ -84,7 +87,11 @@ def plan(args: argparse.Namespace) -> Plan:
 
 
 def run_job(
-    run: Run, group: list[suites.Row], chosen: Plan, peers: Sequence[str], total: int
+    run: Run,
+    group: list[suites.Row],
+    chosen: Plan,
+    peers: Sequence[str],
+    begins: Callable[[str], None],
 ) -> None:
     """Rows of one process; its facts go to the machine's."""
     key = f"{group[0].threads} threads, {group[0].dtype}"
@@ -92,7 +99,7 @@ def run_job(
     try:
         for message in messages(group, chosen, peers):
             if "begins" in message:
-                progress(f"{len(run.results) + 1}/{total} {message['begins']}")
+                begins(message["begins"])
             elif "result" in message:
                 run.add(message["result"])
             else:
@@ -101,11 +108,12 @@ def run_job(
         run.failures.append(str(error))
 
 
-def measure_memory(run: Run, quick: bool) -> None:
-    for result in run.results:
-        if has_memory(result, quick):
-            progress(f"peak memory: {result.row}")
-            result.record["peak_bytes"] = peak_bytes(result.row)
+def measure_memory(run: Run, quick: bool, progress: Progress) -> None:
+    asked = [result for result in run.results if has_memory(result, quick)]
+    begins = progress.of(len(asked), "peak memory of ")
+    for result in asked:
+        begins(str(result.row))
+        result.record["peak_bytes"] = peak_bytes(result.row)
 
 
 def has_memory(result: Result, quick: bool) -> bool:
@@ -138,8 +146,3 @@ def report(run: Run, changes: list[comparison.Change] | None, args: argparse.Nam
         path.write_text(page(run, changes), encoding="utf-8")
         written.append(".html")
     print(f"written: {os.path.abspath(args.output)}{{{','.join(written)}}}")
-
-
-def progress(text: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r\033[K{text[:100]}", end="", file=sys.stderr, flush=True)

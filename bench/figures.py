@@ -29,6 +29,19 @@ OWN_WAYS = ("#f2a07b", "#c23b22", "#f07c4a", "#a8553a", "#f7b538")  # other ways
 MARKERS = {NAME: "o", "numpy": "s", "jax": "^", "jax, kept": "D", "torch.func": "v"}
 INK = "#010203"  # stands for the text colour of the page
 PIXELS_PER_INCH = 105
+LEAST_SCALE = 0.68  # letters of 10 pixels
+NARROW, WIDE, WHOLE = 3.3, 4.9, 7.4  # inches of a panel: 346 pixels fit a phone, two of 514 a page
+WORDS = {
+    "jvp": "J v",
+    "vjp": "J'u",
+    "ggn": "GGN product",
+    "mc fisher": "Monte-Carlo Fisher product",
+    "empirical fisher": "empirical Fisher product",
+    "hessian": "Hessian product",
+    "kfac update": "K-FAC update",
+    "kfac refresh": "K-FAC refresh",
+    "kfac apply": "K-FAC apply",
+}  # of panels
 ON_ROOFLINE = ("gradient", "ggn", "hessian")
 STYLE = {
     "svg.fonttype": "none",
@@ -52,26 +65,55 @@ STYLE = {
 
 
 @dataclass(frozen=True)
+class Entry:
+    """A line of a legend."""
+
+    name: str
+    colour: str
+    marker: str
+
+
+@dataclass(frozen=True)
 class Drawing:
-    """A figure with the sentence that says how to read it."""
+    """Panels with the sentence that says how to read them, and one legend for all of them.
+
+    Each panel is a picture of its own, so that a page can put as many side by side as there is
+    room for, and none gets smaller than its text can be read.
+    """
 
     title: str
     caption: str
-    figure: Figure
+    panels: list[Figure]
+    legend: list[Entry]
 
-    def svg(self) -> str:
+    def svgs(self) -> list[str]:
         """Inline SVG: no header, text as text, ink in the page's own colour."""
-        buffer = io.StringIO()
-        with mpl.rc_context(STYLE):
-            self.figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
-        text = buffer.getvalue()
-        text = text[text.index("<svg") :]
-        text = re.sub(r'width="([\d.]+)pt" height="[\d.]+pt"', self._sized, text, count=1)
-        return text.replace(INK, "currentColor")
+        return [svg(panel) for panel in self.panels]
 
-    @staticmethod
-    def _sized(match: re.Match[str]) -> str:
-        return f'role="img" style="max-width: {float(match[1]) / 72 * PIXELS_PER_INCH:.0f}px"'
+
+def svg(panel: Figure) -> str:
+    buffer = io.StringIO()
+    with mpl.rc_context(STYLE):
+        panel.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r'width="([\d.]+)pt" height="[\d.]+pt"', sized, text, count=1)
+    return text.replace(INK, "currentColor")
+
+
+def sized(match: re.Match[str]) -> str:
+    """As wide as there is room for, and never so narrow that its text gets too small."""
+    width = float(match[1]) / 72 * PIXELS_PER_INCH
+    least = LEAST_SCALE * width
+    return f'role="img" style="width: {width:.0f}px; max-width: 100%; min-width: {least:.0f}px"'
+
+
+def panel_of(width: float, height: float, title: str = "") -> tuple[Figure, Any]:
+    """A panel of inches, and its axes."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axis = figure.subplots()
+    axis.set_title(title)
+    return figure, axis
 
 
 def colour(run: Run, name: str) -> str:
@@ -116,52 +158,47 @@ def ratios(run: Run) -> Drawing | None:
         return None
     of: dict[str, list[Result]] = {}
     for result in results:
-        of.setdefault(quantity(result), []).append(result)
-    panels = sorted(of, key=lambda panel: -len(of[panel]))
-    columns = min(4, len(panels))
-    most = [len(of[panels[first]]) for first in range(0, len(panels), columns)]
-    figure = Figure(
-        figsize=(2.9 * columns + 0.6, sum(0.5 * n + 0.75 for n in most) + 0.5), layout="constrained"
-    )
-    heights = [0.5 * n + 0.4 for n in most]
-    axes = figure.subplots(len(most), columns, squeeze=False, sharex=True, height_ratios=heights)
+        of.setdefault(words(result), []).append(result)
     names = [n for n in run.contestants if n != NAME and any(n in r.seconds for r in results)]
-    for axis, panel in zip(axes.flat, panels, strict=False):
-        ratio_panel(run, axis, of[panel], names)
-        axis.set_ylim(most[panels.index(panel) // columns] - 0.5, -0.5)
-        axis.set_title(panel)
-    for axis in axes.flat[len(panels) :]:
-        axis.set_visible(False)
     medians = [s.median for r in results for n in names if (s := r.slowness(n)) is not None]
-    log_ticks(axes[0, 0].xaxis, min(0.8, *medians) / 1.25, max(2.0, *medians) * 1.25)
-    for column in range(columns):
-        lowest = axes[(len(panels) - 1 - column) // columns, column]
-        lowest.set_xlabel("times as long")
-        lowest.tick_params(labelbottom=True)
-    legend(figure, run, [*names])
+    limits = min(0.8, *medians) / 1.25, max(2.0, *medians) * 1.25
+    panels = []
+    for title in sorted(of, key=lambda title: -len(of[title])):
+        present = [n for n in names if any(n in r.seconds for r in of[title])]
+        height = len(of[title]) * (0.12 * len(present) + 0.14) + 0.85
+        panel, axis = panel_of(NARROW, height, title)
+        ratio_panel(run, axis, of[title], present)
+        log_ticks(axis.xaxis, *limits)
+        axis.set_xlabel("times as long as natgrad_fast")
+        panels.append(panel)
     caption = (
         f"How many times as long as natgrad_fast a peer takes ({setting(results)}): right of the "
         "line natgrad_fast is faster. Bars end at the median of the paired ratios; whiskers are "
         "its 95 % bootstrap interval."
     )
-    return Drawing("Beside the peers", caption, figure)
+    return Drawing("Beside the peers", caption, panels, legend(run, names))
+
+
+def words(result: Result) -> str:
+    name, _, vectors = quantity(result).partition(" K=")
+    return WORDS.get(name, name) + (f", {vectors} vectors" if vectors else "")
 
 
 def ratio_panel(run: Run, axis: Any, results: Sequence[Result], names: Sequence[str]) -> None:
-    present = [n for n in names if any(n in r.seconds for r in results)]
-    height = min(0.8 / max(1, len(present)), 0.27)
+    height = 0.82 / len(names)
     for place, result in enumerate(results):
-        for index, name in enumerate(present):
+        for index, name in enumerate(names):
             slowness = result.slowness(name)
             if slowness is None:
                 continue
-            y = place + (index - (len(present) - 1) / 2) * height
+            y = place + (index - (len(names) - 1) / 2) * height
             width = slowness.median - 1
             axis.barh(y, width, height * 0.86, left=1, color=colour(run, name))
             axis.plot([slowness.low, slowness.high], [y, y], color=INK, linewidth=1)
     axis.set_xscale("log")
     axis.axvline(1, color=COLOURS[NAME], linewidth=1.6)
     axis.set_yticks(range(len(results)), [r.row.case for r in results])
+    axis.set_ylim(len(results) - 0.5, -0.5)
     axis.tick_params(axis="y", length=0)
     axis.grid(axis="x", color=INK, alpha=0.12, linewidth=0.6)
     axis.set_axisbelow(True)
@@ -169,7 +206,7 @@ def ratio_panel(run: Run, axis: Any, results: Sequence[Result], names: Sequence[
 
 def log_ticks(axis: Any, low: float, high: float) -> None:
     """Limits, and as many labels as there is room for."""
-    steps = (1, 2, 5) if high / low < 30 else (1,)
+    steps = (1, 2, 5) if high / low < 100 else (1,)
     axis.axes.set_xlim(low, high)
     axis.set_major_locator(mpl.ticker.LogLocator(10, steps, numticks=12))
     axis.set_minor_locator(mpl.ticker.NullLocator())
@@ -183,14 +220,8 @@ def plain(value: float, _: int = 0) -> str:
     return f"$10^{{{round(np.log10(value))}}}$"
 
 
-def legend(figure: Figure, run: Run, names: Sequence[str], lines: bool = False) -> None:
-    """One for the whole figure, above it."""
-    handles = [
-        mpl.lines.Line2D([], [], color=colour(run, n), marker=marker(n) if lines else "s",
-                         linewidth=1.8 if lines else 0, markersize=6 if lines else 9)
-        for n in names
-    ]  # fmt: skip
-    figure.legend(handles, names, loc="outside upper left", ncols=min(6, len(names)))
+def legend(run: Run, names: Sequence[str]) -> list[Entry]:
+    return [Entry(name, colour(run, name), marker(name)) for name in names]
 
 
 def roofline(run: Run) -> Drawing | None:
@@ -201,8 +232,7 @@ def roofline(run: Run) -> Drawing | None:
     row = results[0].row
     bandwidth = run.machine["processes"][f"{row.threads} threads, {row.dtype}"].get("bandwidth")
     peak = float(np.median([p for r in results for p in r.record["peak_gflops"]] or [np.nan]))
-    figure = Figure(figsize=(9.4, 5.2), layout="constrained")
-    axis = figure.subplots()
+    figure, axis = panel_of(WHOLE, 4.8)
     names = [n for n in run.contestants if any(n in r.seconds for r in results)]
     for name in reversed(names):
         points = [
@@ -227,14 +257,13 @@ def roofline(run: Run) -> Drawing | None:
     axis.yaxis.set_major_formatter(plain)
     log_ticks(axis.xaxis, low, high)
     axis.grid(color=INK, alpha=0.12, linewidth=0.6)
-    legend(figure, run, names, lines=True)
     caption = (
         f"Gradients, GGN and Hessian products ({setting(results)}) under the measured roofs: the "
         "multiply-add peak, and the copy bandwidth of memory. Both counts are those of the minimum "
         "that keeps the forward pass, so that whoever computes more stands lower. What fits the "
         "caches may stand above the slope."
     )
-    return Drawing("Roofline", caption, figure)
+    return Drawing("Roofline", caption, [figure], legend(run, names))
 
 
 def draw_roofs(axis: Any, low: float, high: float, peak: float, bandwidth: float | None) -> None:
@@ -248,7 +277,9 @@ def draw_roofs(axis: Any, low: float, high: float, peak: float, bandwidth: float
             place = (low * 1.1, bandwidth * low / 1e9 * 0.85)
             axis.annotate(text, place, fontsize=9, va="top")
     axis.plot([knee, high], [peak, peak], **line)
-    axis.annotate(f"FMA peak {peak:.0f} GF/s", (high / 1.05, peak * 1.15), ha="right", fontsize=9)
+    axis.annotate(
+        f"multiply-add peak {peak:.0f} GF/s", (high / 1.05, peak * 1.15), ha="right", fontsize=9
+    )
 
 
 def label_points(axis: Any, results: Sequence[Result], middle: float) -> None:
@@ -278,32 +309,31 @@ def solves(run: Run) -> Drawing | None:
     results = main_results(run, ["solvers"])
     if not results:
         return None
-    columns = min(2, len(results))
-    lines = -(-len(results) // columns)
-    most = max(len(r.seconds) for r in results)
-    figure = Figure(
-        figsize=(5.4 * columns + 1.2, lines * (0.34 * most + 1.1)), layout="constrained"
-    )
-    axes = figure.subplots(lines, columns, squeeze=False)
-    for axis, result in zip(axes.flat, results, strict=False):
+    panels, drawn = [], set()
+    for result in results:
         names = sorted(result.seconds, key=lambda n: -(result.milliseconds(n) or 0))
+        drawn |= set(names)
         times = [result.milliseconds(n) or np.nan for n in names]
+        title = f"{result.row.case.removeprefix('solve-')} {quantity(result)}"
+        panel, axis = panel_of(WIDE, 0.3 * len(names) + 0.9, title)
         axis.barh(names, times, 0.7, color=[colour(run, n) for n in names])
         for y, (name, ms) in enumerate(zip(names, times, strict=True)):
             count = result.record["iterations"].get(name)
-            text = f" {ms:.3g} ms" + (f", {count} it." if count is not None else "")
-            axis.text(ms, y, text, va="center", fontsize=9)
-        axis.set_xlim(0, max(times) * 1.35)
-        axis.set_title(f"{result.row.case.removeprefix('solve-')} {quantity(result)}")
+            text = f"{ms:.3g} ms" + (f", {count} it." if count is not None else "")
+            axis.annotate(
+                text, (ms, y), (4, 0), textcoords="offset points", va="center", fontsize=9
+            )
+        axis.set_xlim(0, max(times) * 1.5)
         axis.set_xlabel("ms")
         axis.tick_params(axis="y", length=0)
-    for axis in axes.flat[len(results) :]:
-        axis.set_visible(False)
+        panels.append(panel)
     caption = (
         f"Solves of (F + 0.01 I) x = g, all set-up counted ({setting(results)}); every residual "
-        "was checked in float64. Methods that did not reach it are left out."
+        "was checked in float64. Methods that did not reach it are left out. it.: iterations."
     )
-    return Drawing("Solves", caption, figure)
+    return Drawing(
+        "Solves", caption, panels, legend(run, [n for n in run.contestants if n in drawn])
+    )
 
 
 def curves(
@@ -363,16 +393,16 @@ def curve_drawing(
     groups = {a: group for a, group in groups.items() if len(group) > 1}
     if not groups:
         return None
-    figure = Figure(figsize=(5.4 * len(groups) + 0.4, 4.2), layout="constrained")
-    axes = figure.subplots(1, len(groups), squeeze=False)
+    panels: list[Figure] = []
     names: list[str] = []
-    for axis, (key, group) in zip(axes.flat, groups.items(), strict=True):
+    for key, group in groups.items():
         label, x = axes_of[key]
+        panel, axis = panel_of(WIDE, 3.9)
         drawn = curves(run, axis, group, x)
         names += [name for name in drawn if name not in names]
         axis.set_xlabel(label)
-    legend(figure, run, names, lines=True)
-    return Drawing(title, f"{caption} ({setting(results)}).", figure)
+        panels.append(panel)
+    return Drawing(title, f"{caption} ({setting(results)}).", panels, legend(run, names))
 
 
 def threads(run: Run) -> Drawing | None:
@@ -392,8 +422,7 @@ def threads(run: Run) -> Drawing | None:
     if not pairs:
         return None
     names = [n for n in run.contestants if any(n in a.seconds and n in b.seconds for a, b in pairs)]
-    figure = Figure(figsize=(9.4, 0.42 * len(pairs) + 1.5), layout="constrained")
-    axis = figure.subplots()
+    figure, axis = panel_of(WHOLE, 0.3 * len(pairs) + 0.8)
     for place, (few, many) in enumerate(pairs):
         for name in reversed(names):
             if name in few.seconds and name in many.seconds:
@@ -406,9 +435,8 @@ def threads(run: Run) -> Drawing | None:
     axis.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
     axis.invert_yaxis()
     axis.set_xlabel(f"time on {counts[0]} over time on {counts[-1]} threads")
-    legend(figure, run, names, lines=True)
     caption = (
         f"Gain of {counts[-1]} threads over {counts[0]}, float32, from medians of two processes "
         "(not paired). Dashed: no gain, and the full one."
     )
-    return Drawing("Threads", caption, figure)
+    return Drawing("Threads", caption, [figure], legend(run, names))

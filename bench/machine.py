@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import datetime
 import importlib.metadata
+import json
 import os
 import platform
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +20,7 @@ import numpy as np
 PEAK_SECONDS = 0.004
 PEAK_TRIES = 3  # the best counts: a thread that is put off for a moment halves it
 STREAM_BYTES = 2**27  # per array, well above any cache
+COMMIT_DIGITS = 12
 PACKAGES = ("numpy", "scipy", "jax", "jaxlib", "torch", "curvlinops-for-pytorch")
 
 
@@ -60,13 +63,13 @@ def bound_to(num_threads: int) -> Iterator[None]:
         os.sched_setaffinity(0, cpus)
 
 
-def fma_peak(num_threads: int, dtype: str) -> Callable[[], float]:
+def peak_meter(num_threads: int, dtype: str) -> Callable[[], float]:
     """The multiply-add peak of now, in GF/s: a loop on registers; float64 has half the lanes."""
-    from natgrad_fast import _core
+    from natgrad_fast.config import fma_peak
 
     factor = {"float32": 1.0, "float64": 0.5}[dtype]
     tries = range(PEAK_TRIES)
-    return lambda: factor * max(_core.fma_peak(num_threads, PEAK_SECONDS) for _ in tries)
+    return lambda: factor * max(fma_peak(num_threads, PEAK_SECONDS) for _ in tries)
 
 
 def stream_bandwidth(num_threads: int) -> float:
@@ -98,8 +101,36 @@ def facts() -> dict[str, Any]:
         "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
         "platform": platform.platform(),
         "packages": {name: version(name) for name in PACKAGES},
-        "natgrad_fast": ng.show_config(),
+        "natgrad_fast": {**ng.show_config(), "commit": commit(Path(ng.__file__))},
     }
+
+
+def commit(package: Path) -> str | None:
+    """The commit of an installation: of pip's record, or of the checkout that it lies in.
+
+    "-dirty" behind it says that the checkout has changes that are in no commit.
+    """
+    with contextlib.suppress(ValueError, OSError, importlib.metadata.PackageNotFoundError):
+        record = importlib.metadata.distribution("natgrad_fast").read_text("direct_url.json")
+        found = json.loads(record or "{}").get("vcs_info", {}).get("commit_id")
+        if found:
+            return str(found)[:COMMIT_DIGITS]
+    for folder in package.resolve().parents:
+        if (folder / ".git").exists() and (folder / "csrc").is_dir():
+            return described(folder)
+    return None
+
+
+def described(checkout: Path) -> str | None:
+    """A commit as `git describe` has it; None where there is no git, or it refuses."""
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        done = subprocess.run(
+            [*command, f"--abbrev={COMMIT_DIGITS}"], capture_output=True, text=True, timeout=20
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def thread_pools() -> list[dict[str, Any]] | None:

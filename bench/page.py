@@ -6,10 +6,10 @@ import json
 from html import escape
 
 from .comparison import Change
-from .figures import COLOURS, Drawing, drawings
+from .figures import COLOURS, Drawing, drawings, main_results, setting
 from .peers import NAME
 from .results import Run
-from .tables import TEXT_COLUMNS, Table, tables, title_lines
+from .tables import TEXT_COLUMNS, Table, mean_slowness, tables, title_lines
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1f24; --paper: #ffffff; --faint: #6a7079;
@@ -25,7 +25,12 @@ p { margin: .25rem 0; max-width: 62rem; }
 .facts, figcaption, .note { color: var(--faint); font-size: .9rem; }
 .facts p { max-width: none; }
 figure { margin: 0; }
-figure svg { display: block; width: 100%; height: auto; color: var(--ink); margin-top: .6rem; }
+.panels { display: flex; flex-wrap: wrap; gap: 1rem 1.2rem; margin-top: .6rem; }
+.panels div { max-width: 100%; overflow-x: auto; }
+.panels svg { display: block; height: auto; color: var(--ink); }
+.legend { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; margin-top: .7rem; font-size: .9rem; }
+.legend span { white-space: nowrap; }
+.legend svg { width: .75em; height: .75em; margin-right: .4em; }
 figure svg text { font-family: system-ui, "Segoe UI", Helvetica, Arial, sans-serif !important; }
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; margin-top: .6rem; }
 table { border-collapse: collapse; font-size: .82rem; font-variant-numeric: tabular-nums;
@@ -40,13 +45,15 @@ td.bad { color: var(--bad); font-weight: 600; }
 td.good { color: var(--good); font-weight: 600; }
 .interval { color: var(--faint); }
 nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; margin-top: 1rem; font-size: .9rem; }
-nav a { color: inherit; white-space: nowrap; }
+nav a { color: inherit; }
 details pre { font-size: .78rem; overflow-x: auto; background: var(--band); padding: .8rem;
   border-radius: 6px; }
 .cards { display: flex; flex-wrap: wrap; gap: .8rem; margin-top: 1.2rem; }
 .card { border: 1px solid var(--line); border-radius: 8px; padding: .7rem 1rem; min-width: 10rem; }
 .card b { display: block; font-size: 1.5rem; line-height: 1.2; color: var(--own); }
-.card span { font-size: .85rem; color: var(--faint); }
+.card strong, .card span { display: block; font-size: .9rem; }
+.card span { color: var(--faint); }
+h2.subject { font-size: 1.05rem; margin-top: 1.6rem; }
 """.replace("TEXT", str(TEXT_COLUMNS))
 
 BAD = ("wrong", "failed", "WRONG", "regression", "not solved")
@@ -55,7 +62,7 @@ READING = (
     "times each of them once, in random order; ratios are medians of the ratios within rounds, "
     "with 95 % bootstrap intervals. 1.5 says that the peer takes 1.5 times as long. ms are medians "
     "per call; GF/s count the flops of the minimum; bytes are by formula; memory is this library's "
-    "peak above data and net; first ms has compilation and first touch inside."
+    "peak above data and net; first ms has compilation and first touch inside. 2T: two threads."
 )
 
 
@@ -78,7 +85,7 @@ def page(run: Run, changes: list[Change] | None = None) -> str:
 <body>
 <h1>Benchmarks of natgrad_fast</h1>
 <div class="facts">{facts}</div>
-{cards(found)}
+{cards(run)}
 <nav>{links}</nav>
 <p class="note" style="margin-top:1rem">{escape(READING)}</p>
 {"".join(sections)}
@@ -97,30 +104,43 @@ def short(title: str) -> str:
     return title.partition(":")[0]
 
 
-def cards(found: list[Table]) -> str:
+def cards(run: Run) -> str:
     """The geometric means of the GGN product, one card for each peer."""
-    summary = next((t for t in found if t.title.startswith("Summary")), None)
-    row = next((r for r in summary.rows if r[0].startswith("ggn,")), None) if summary else None
-    if summary is None or row is None:
-        return ""
+    of = [r for r in main_results(run, ["products"]) if r.row.quantity == "ggn"]
+    of = [r for r in of if r.row.num_vectors == 1]
     made = []
-    for name, cell in zip(summary.header[2:], row[2:], strict=True):
-        if cell != "-":
-            mean, _, nets = cell.partition(" ")
-            of = f"{escape(row[0])}<br>over {nets.strip('()')} nets"
-            peer = name.partition(":")[0]
+    for name in run.contestants:
+        mean, nets = mean_slowness(of, name)
+        if name != NAME and nets:
+            over = f"geometric mean of {nets} nets" if nets > 1 else "one net"
             made.append(
-                f'<div class="card"><b style="color:{COLOURS.get(peer, "inherit")}">{mean}x</b>'
-                f"<span>{escape(peer)}, {of}</span></div>"
+                f'<div class="card"><b style="color:{COLOURS.get(name, "inherit")}">'
+                f"{mean:.2f} x</b><strong>{escape(name)}</strong><span>{over}</span></div>"
             )
-    note = '<p class="note">GGN product: how many times as long a peer takes, geometric mean</p>'
-    return f'<div class="cards">{"".join(made)}</div>{note}'
+    if not made:
+        return ""
+    subject = (
+        f"A Gauss-Newton (GGN) product: how many times as long as {NAME} a peer takes "
+        f"({setting(of)})"
+    )
+    return f'<h2 class="subject">{escape(subject)}</h2><div class="cards">{"".join(made)}</div>'
+
+
+SHAPES = {"o": "M6 1a5 5 0 1 0 .1 0z", "s": "M1 1h10v10H1z", "^": "M6 1l5.5 10H.5z",
+          "v": "M6 11L.5 1h11z", "D": "M6 0l6 6-6 6-6-6z"}  # fmt: skip
 
 
 def figure(drawing: Drawing) -> str:
+    keys = "".join(
+        f'<span><svg viewBox="0 0 12 12"><path d="{SHAPES[entry.marker]}" fill="{entry.colour}"/>'
+        f"</svg>{escape(entry.name)}</span>"
+        for entry in drawing.legend
+    )
+    panels = "".join(f"<div>{picture}</div>" for picture in drawing.svgs())
     return (
         f'<h2 id="{anchor(drawing.title)}">{escape(drawing.title)}</h2>'
-        f"<figure><figcaption>{escape(drawing.caption)}</figcaption>{drawing.svg()}</figure>"
+        f"<figure><figcaption>{escape(drawing.caption)}</figcaption>"
+        f'<div class="legend">{keys}</div><div class="panels">{panels}</div></figure>'
     )
 
 
@@ -131,6 +151,7 @@ def section(table: Table) -> str:
     return (
         f'<h2 id="{anchor(short(table.title))}">{escape(title)}</h2><div class="scroll"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        + "".join(f'<p class="note">{escape(note)}.</p>' for note in table.notes)
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from . import counts
 from .cases import Case, Data, find
 from .checks import Check, iterations
-from .machine import fma_peak
+from .machine import peak_meter
 from .numpy_peer import Numpy
 from .peers import contestants
 from .suites import Row
@@ -43,7 +43,7 @@ class Rounds:
         task = self.task(case, row)
         entries = offered(self.everyone, task)
         checked = verify(entries, Check(task, row.dtype), self.plan.longest_seconds)
-        peak = fma_peak(row.threads, row.dtype)
+        peak = peak_meter(row.threads, row.dtype)
         runs = {name: entries[name].run for name in checked["right"]}
         samples, peaks = measure(runs, self.plan, peak)
         itemsize = self.data.params.itemsize
@@ -121,7 +121,7 @@ def verify(
         if count is not None:
             found["iterations"][name] = count
         if seconds > longest_seconds:
-            found["notes"][name] = f"{SLOW}: {seconds:.0f} s"
+            found["notes"][name] = f"{SLOW}: {seconds:.1f} s a call, {longest_seconds:g} s at most"
         elif check.passes(error):
             found["right"].append(name)
     return found

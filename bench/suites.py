@@ -49,7 +49,8 @@ class Row:
     def __str__(self) -> str:
         of = f" K={self.num_vectors}" if self.num_vectors > 1 else ""
         to = f" to {self.rtol:.0e}" if self.rtol else ""
-        return f"{self.case} {self.quantity}{of}{to}, {self.dtype}, {self.threads} threads"
+        threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
+        return f"{self.case} {self.quantity}{of}{to}, {self.dtype}, {threads}"
 
 
 def rows(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,14 +19,32 @@ FLAT_FROM = 10_000  # cases; below, calls cost more than the work
 TEXT_COLUMNS = 2  # the first ones, aligned to the left
 
 
+# What stands in a cell in the place of a number.
+MEANINGS = {
+    "-": "-: in a peer's column, it does not offer this quantity; elsewhere, there is no such "
+    "number for this row, or it was not asked for",
+    "slow": "slow: right, but a call takes longer than there is time for, so it was not timed; the "
+    "seconds are those of one call",
+    "wrong": "wrong: the peer's answer was outside the tolerance, so it was not timed",
+    "failed": "failed: the peer raised an error, which the JSON file has",
+    "WRONG": "WRONG: the answer of natgrad_fast was outside the tolerance; this is a bug",
+}
+
+
 @dataclass(frozen=True)
 class Table:
     title: str
     header: list[str]
     rows: list[list[str]]
 
+    @property
+    def notes(self) -> list[str]:
+        """In words, what stands in its cells in the place of numbers."""
+        cells = {cell.partition(":")[0] for row in self.rows for cell in row}
+        return [meaning for word, meaning in MEANINGS.items() if word in cells]
+
     def markdown(self) -> str:
-        """An aligned table below its title."""
+        """An aligned table below its title, and notes on it."""
         columns = zip(self.header, *self.rows, strict=True)
         widths = [max(3, *(len(cell) for cell in column)) for column in columns]
 
@@ -35,8 +54,8 @@ class Table:
             return "| " + " | ".join(aligned) + " |"
 
         rule = ["-" * w if i < TEXT_COLUMNS else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
-        return "\n".join([f"## {self.title}", "", line(self.header), line(rule)]
-                         + [line(row) for row in self.rows])  # fmt: skip
+        lines = [f"## {self.title}", "", line(self.header), line(rule), *map(line, self.rows)]
+        return "\n".join([*lines, *("\n" + note + "." for note in self.notes)])
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -117,7 +136,12 @@ def peer_cell(result: Result, name: str) -> str:
     if slowness is not None:
         return str(slowness)
     note = result.record["notes"].get(name)
-    return "wrong" if note is None else "slow" if note.startswith(SLOW) else "failed"
+    if note is None:
+        return "wrong"
+    if not note.startswith(SLOW):
+        return "failed"
+    seconds = re.search(r"[\d.]+ s", note)
+    return f"slow: {seconds[0]}" if seconds else "slow"
 
 
 def solver_table(run: Run) -> Table | None:
@@ -145,6 +169,12 @@ def solver_table(run: Run) -> Table | None:
     return Table(f"solvers: {SUITES['solvers']}", header, rows) if rows else None
 
 
+def mean_slowness(group: Sequence[Result], name: str) -> tuple[float, int]:
+    """Geometric mean of the median ratios of a contestant, and how many there are."""
+    ratios = [s.median for r in group if (s := r.slowness(name)) is not None]
+    return (geometric_mean(ratios), len(ratios)) if ratios else (math.nan, 0)
+
+
 def summary_table(run: Run) -> Table | None:
     """Geometric means over the nets of the median ratios."""
     results = [r for r in run.results if r.row.suite in ("products", "kfac")]
@@ -154,8 +184,8 @@ def summary_table(run: Run) -> Table | None:
         group = [r for r in results if label(r) == key and NAME in r.seconds]
         cells = []
         for name in names[1:]:
-            ratios = [s.median for r in group if (s := r.slowness(name)) is not None]
-            cells.append(f"{geometric_mean(ratios):.2f} ({len(ratios)})" if ratios else "-")
+            mean, nets = mean_slowness(group, name)
+            cells.append(f"{mean:.2f} ({nets})" if nets else "-")
         if any(cell != "-" for cell in cells):
             rows.append([key, f"{len(group)}", *cells])
     header = ["quantity", "nets", *(f"{name}: times slower" for name in names[1:])]
@@ -209,12 +239,13 @@ def title_lines(run: Run) -> list[str]:
     peak = [r.record["peak_gflops"] for r in run.results if r.row.dtype == "float32"]
     lines = [
         f"{machine['cpu']}, {machine['cpus']} CPUs; {machine['platform']}; {machine['time']}",
-        f"natgrad_fast {build['version']} ({build['compiler']}, {build['isa']}); "
+        f"natgrad_fast {build['version']}, commit {build.get('commit') or 'not known'} "
+        f"({build['compiler']}, {build['isa']}); "
         + ", ".join(f"{name} {v}" for name, v in versions.items()),
     ]
     best = max((max(values) for values in peak if values), default=None)
     if best is not None:
-        lines.append(f"FMA peak, float32: up to {best:.0f} GF/s")
+        lines.append(f"Multiply-add (FMA) peak, float32: up to {best:.0f} GF/s")
     if run.interrupted:
         lines.append("INTERRUPTED: not all rows were measured.")
     return [*lines, *(f"FAILED: {failure}" for failure in run.failures)]

@@ -46,6 +46,7 @@ block = rng.standard_normal((net.num_params, 3)).astype(net.dtype)
 nystrom = ng.Nystrom(fisher, rank=4, damping=1.0)
 # a damping far off, so that no solve ends early
 kfac, ekfac = (kind(*problem, damping=100.0, num_threads=2) for kind in (ng.KFAC, ng.EKFAC))
+sum_of_all = 0.5 * fisher + 0.1 * (fisher @ kfac @ fisher) + ng.GGN(*problem, num_threads=2)
 solves = {
     "plain": lambda options: ng.cg(fisher, b, damping=1.0, **options),
     "radius": lambda options: ng.cg(fisher, b, damping=1.0, trust_radius=1e3, **options),
@@ -54,6 +55,7 @@ solves = {
     "nystrom": lambda options: ng.cg(fisher, b, preconditioner=nystrom, damping=1.0, **options),
     "kfac": lambda options: ng.cg(fisher, b, preconditioner=kfac, damping=1.0, **options),
     "ekfac": lambda options: ng.cg(fisher, b, preconditioner=ekfac, damping=1.0, **options),
+    "sum": lambda options: ng.cg(sum_of_all, b, preconditioner=0.5 * kfac, damping=1.0, **options),
 }
 solve = solves[sys.argv[4]]
 
@@ -75,7 +77,7 @@ print(many - few)
 @pytest.mark.parametrize("sizes", [[20, 60, 100, 5], [20, 5, 10]], ids=["threads", "serial"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
-    "solve", ["plain", "radius", "block", "multishift", "nystrom", "kfac", "ekfac"]
+    "solve", ["plain", "radius", "block", "multishift", "nystrom", "kfac", "ekfac", "sum"]
 )
 def test_iterations_of_a_solve_allocate_nothing(solve, sizes, dtype, tmp_path):
     compiler = shutil.which("gcc") or shutil.which("cc")

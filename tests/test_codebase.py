@@ -14,7 +14,7 @@ from cases import run_python
 
 ROOT = Path(__file__).resolve().parent.parent
 CPP = sorted([*ROOT.glob("csrc/**/*.hpp"), *ROOT.glob("csrc/**/*.cpp")])
-PYTHON = sorted([*ROOT.glob("python/**/*.py"), *ROOT.glob("bench/*.py")])
+PYTHON = sorted(p for d in ("python", "bench", "tools") for p in ROOT.glob(f"{d}/**/*.py"))
 TESTS = sorted(ROOT.glob("tests/**/*.py"))
 
 # csrc: a file includes headers of its own folder and of the folders below it. Nets, outputs and

@@ -109,7 +109,7 @@ def patiently(stream: IO[str], steps: Steps) -> Iterator[str]:
         try:
             line = lines.get(timeout=1.0)
         except queue.Empty:
-            steps.wait("still compiling")
+            steps.wait()
             continue
         if line is None:
             return
@@ -118,7 +118,7 @@ def patiently(stream: IO[str], steps: Steps) -> Iterator[str]:
 
 def show(line: str, steps: Steps) -> None:
     """Say which file was compiled, and at the first how long all of them take."""
-    match = COMPILED.search(line)
+    match = COMPILED.match(line)
     if match is None:
         return
     number, total, module, name = int(match[1]), int(match[2] or 100), match[3], match[4]
@@ -135,7 +135,7 @@ def show(line: str, steps: Steps) -> None:
 
 def failure(lines: list[str]) -> str:
     """The lines from the first failure on: of ninja, of the compiler or of CMake; or the last."""
-    marks = ("FAILED: ", "CMake Error", " error: ", "Error ")
-    places = (i for mark in marks for i, line in enumerate(lines) if mark in line)
-    first = next(places, max(0, len(lines) - SHOWN))
+    begins = (i for i, line in enumerate(lines) if line.startswith(("FAILED: ", "CMake Error")))
+    says = (i for i, line in enumerate(lines) if " error: " in line)
+    first = next(begins, next(says, max(0, len(lines) - SHOWN)))
     return "".join(lines[first : first + SHOWN]).rstrip()

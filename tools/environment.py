@@ -13,7 +13,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -134,11 +134,13 @@ class Environment:
         """Whether the package of this key is what is installed."""
         return self.is_whole and self.state.get("package") == [key, self.installed_package()]
 
-    def install_package(self, wheel: Path, key: str) -> None:
-        """Put a wheel in the place of the one that is there."""
+    def install_package(
+        self, wheel: Path, key: str, variables: Mapping[str, str] | None = None
+    ) -> None:
+        """Put a wheel in the place of the one that is there, and import it under `variables`."""
         self.run(*PIP, "--no-deps", "--force-reinstall", str(wheel))
         report = subprocess.run(
-            [self.python, "-I", "-c", REPORT], capture_output=True, text=True, check=False
+            [self.python, "-I", "-c", REPORT], env=variables, capture_output=True, text=True
         )
         if report.returncode != 0:
             raise SetupError(f"{wheel.name} was installed and cannot be imported:\n{report.stderr}")

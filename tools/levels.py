@@ -31,7 +31,11 @@ def highest(cpuinfo: str) -> str:
 def is_known(compiler: Sequence[str], level: str) -> bool:
     """Whether the compiler can build a level: g++ 11 and clang++ 12 were the first."""
     command = [*compiler, f"-march=x86-64-{level}", "-fsyntax-only", "-x", "c++", "-"]
-    return subprocess.run(command, input="", capture_output=True, text=True).returncode == 0
+    try:
+        done = subprocess.run(command, input="", capture_output=True, text=True)
+    except OSError:
+        return False
+    return done.returncode == 0
 
 
 def of_this_machine(compiler: Sequence[str]) -> str:

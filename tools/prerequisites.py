@@ -63,7 +63,9 @@ def complaint(command: list[str], include: Path) -> str:
     """What the compiler says of a C++17 program that includes Python.h; empty if it is right."""
     options = ["-std=c++17", "-fsyntax-only", f"-I{include}", "-x", "c++", "-"]
     done = subprocess.run([*command, *options], input=PROGRAM, capture_output=True, text=True)
-    return "" if done.returncode == 0 else (done.stderr or done.stdout).strip()
+    if done.returncode == 0:
+        return ""
+    return (done.stderr or done.stdout).strip() or f"no message, exit code {done.returncode}"
 
 
 def main() -> int:

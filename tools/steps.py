@@ -7,7 +7,7 @@ import time
 from typing import TextIO
 
 LINES = 12  # of progress in a whole build, where lines cannot be written over
-PATIENCE = 15.0  # seconds without a line after which there is one
+PATIENCE = 20.0  # seconds without a line after which there is one
 
 
 class Steps:
@@ -17,7 +17,7 @@ class Steps:
         self.out = sys.stdout if out is None else out
         self.started = time.monotonic()
         self.last = self.started
-        self.last_count = 0
+        self.number = self.total = self.last_count = 0
         self.is_open = False  # the line of a count stands without its end
 
     def say(self, text: str) -> None:
@@ -28,6 +28,7 @@ class Steps:
 
     def count(self, number: int, total: int, text: str) -> None:
         """One more of a total is done."""
+        self.number, self.total = number, total
         line = f"{number:4d} of {total}: {text}"
         if self.out.isatty():
             print(f"\r\033[K{self.stamped(line)[:78]}", end="", file=self.out, flush=True)
@@ -41,10 +42,10 @@ class Steps:
             self.last_count = number
             self.say(line)
 
-    def wait(self, text: str) -> None:
+    def wait(self) -> None:
         """A sign of life, if the last line is old."""
-        if time.monotonic() - self.last > PATIENCE and not self.out.isatty():
-            self.say(text)
+        if self.total and time.monotonic() - self.last > PATIENCE and not self.out.isatty():
+            self.say(f"{self.number:4d} of {self.total}, still at it")
 
     def close(self) -> None:
         """End the line of a count."""

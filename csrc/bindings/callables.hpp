@@ -10,7 +10,7 @@
 namespace natgrad {
 
 // In the order of CgStatus.
-inline constexpr std::array<const char*, 10> status_names = {"converged",
+inline constexpr std::array<const char*, 12> status_names = {"converged",
                                                              "relative_progress",
                                                              "trust_radius",
                                                              "max_iterations",
@@ -19,7 +19,9 @@ inline constexpr std::array<const char*, 10> status_names = {"converged",
                                                              "indefinite_preconditioner",
                                                              "non_finite",
                                                              "stopped",
-                                                             "interrupted"};
+                                                             "interrupted",
+                                                             "singular",
+                                                             "out_of_range"};
 
 // Y = f(X) by a Python callable for the rows of (K, P) arrays; takes the GIL for the call.
 template <class T>
@@ -63,7 +65,9 @@ class Poll {
                                 copy(progress.residual_norms, progress.num_columns),
                                 copy(progress.quadratics, progress.num_columns))
                     : callback_(progress.iteration, *progress.residual_norms, *progress.quadratics);
-      return PyObject_IsTrue(answer.ptr()) == 1 ? CgSignal::stop : CgSignal::go_on;
+      const int is_true = PyObject_IsTrue(answer.ptr());
+      if (is_true < 0) throw py::error_already_set();
+      return is_true == 1 ? CgSignal::stop : CgSignal::go_on;
     } catch (py::error_already_set& error) {
       if (!error.matches(PyExc_KeyboardInterrupt)) throw;
       return CgSignal::interrupt;

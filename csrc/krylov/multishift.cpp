@@ -43,7 +43,8 @@ class Run {
     for (Index j = 0; j < count(); ++j) vectors_.fill(T(0), this->x(j));
     b_norm_ = vectors_.norm(b);
     if (b_norm_ == 0.0 || !std::isfinite(b_norm_)) return;
-    unit_ = std::exp2(std::round(std::log2(b_norm_)));
+    unit_ = std::exp2(std::max(-1000.0, std::round(std::log2(b_norm_))));
+    floor_ = 0.01 * static_cast<double>(std::numeric_limits<T>::epsilon()) * b_norm_ / unit_;
     vectors_.scale(1.0 / unit_, b, b_.data());
     tolerance_ = std::max(options.atol, options.rtol * b_norm_) / unit_;
     for (std::size_t j = 0; j < m; ++j) active_.push_back({static_cast<Index>(j), dampings[j]});
@@ -69,11 +70,7 @@ class Run {
       iterate();
     }
     options_.verify ? verify() : verify_base();
-    for (Index j = 0; j < count(); ++j) {
-      vectors_.scale(unit_, x(j), x(j));
-      summary(j).residual_norm *= unit_;
-      summary(j).quadratic = unit_ * (unit_ * summary(j).quadratic);
-    }
+    for (Index j = 0; j < count(); ++j) scale_back(j);
     return summary_;
   }
 
@@ -82,6 +79,26 @@ class Run {
   T* x(Index place) { return x_ + place * size_; }
   T* direction(Index place) { return directions_.data() + place * size_; }
   CgSummary& summary(Index place) { return summary_.shifts[static_cast<std::size_t>(place)]; }
+
+  // x in the caller's units, shortened where T cannot hold it:  b - A (t x) = (1 - t) b + t r.
+  void scale_back(Index j) {
+    constexpr double top = static_cast<double>(std::numeric_limits<T>::max());
+    CgSummary& record = summary(j);
+    const double own = vectors_.norm(x(j)), length = unit_ * own;
+    const bool fits = length <= 0.5 * top;
+    const double ratio = fits ? 1.0 : (std::isfinite(length) ? 0.25 * top / length : 0.0);
+    if (ratio > 0.0) {
+      vectors_.scale(ratio * unit_, x(j), x(j));
+    } else {
+      vectors_.fill(T(0), x(j));
+    }
+    record.residual_norm *= unit_ * ratio;
+    record.residual_norm += (1.0 - ratio) * b_norm_;
+    record.quadratic = unit_ * (unit_ * ratio * record.quadratic);
+    if (fits && std::abs(vectors_.norm(x(j)) / unit_ - own) <= 1e-6 * own) return;
+    if (fits) record.residual_norm = std::hypot(record.residual_norm, b_norm_);
+    record.status = CgStatus::out_of_range;
+  }
 
   // x = 0 and p = r = b for every active shift.
   void start() {
@@ -105,6 +122,7 @@ class Run {
       stop_where([&](const Shift& s) { return s.zeta * std::sqrt(rr_) <= tolerance_; },
                  CgStatus::converged);
       if (active_.empty()) return;
+      if (std::sqrt(rr_) <= floor_) return stop_all(CgStatus::stagnated);
       const CgSignal signal = poll();
       if (signal == CgSignal::stop) return stop_all(CgStatus::stopped);
       if (signal == CgSignal::interrupt) return stop_all(CgStatus::interrupted);
@@ -118,16 +136,30 @@ class Run {
     ++summary_.matvecs;
     const double curvature = vectors_.shifted_dot(base.damping, direction(base.place), q_.data());
     const double alpha = rr_ / curvature;
+    if ((iterations_ & (iterations_ - 1)) == 0) {
+      const double p = vectors_.norm(direction(base.place)), q = vectors_.norm(q_.data());
+      if (p > 0.0 && std::isfinite(q / p)) a_norm_ = std::max(a_norm_, q / p);
+    }
     if (!std::isfinite(curvature)) {
       stop_all(CgStatus::non_finite);
       return false;
     }
-    if (curvature <= 0.0 || !std::isfinite(alpha)) {
-      const double pp = vectors_.dot(direction(base.place), direction(base.place));
+    constexpr double eps = static_cast<double>(std::numeric_limits<T>::epsilon());
+    steepest_ = std::max(steepest_, curvature / rr_);
+    // A step so long that A x would be nothing but rounding errors: its curvature is one.
+    const bool is_flat =
+        curvature / rr_ <= 100.0 * eps * steepest_ &&
+        alpha * vectors_.norm(direction(base.place)) * eps * a_norm_ > b_norm_ / unit_;
+    const bool diverges = std::sqrt(rr_) * unit_ * eps > b_norm_;
+    if (curvature <= 0.0 || !std::isfinite(alpha) || is_flat || diverges) {
+      const double p = vectors_.norm(direction(base.place)), q = vectors_.norm(q_.data());
+      a_norm_ = std::max(a_norm_, p > 0.0 ? q / p : 0.0);
+      const double noise = 16.0 * eps * (a_norm_ + base.damping) * p * p;
       const auto is_refuted = [&](const Shift& s) {
-        return s.place == base.place || curvature + (s.damping - base.damping) * pp <= 0.0;
+        return s.place == base.place || curvature + (s.damping - base.damping) * p * p <= 0.0;
       };
-      stop_where(is_refuted, CgStatus::negative_curvature);
+      stop_where(is_refuted,
+                 curvature < -noise ? CgStatus::negative_curvature : CgStatus::singular);
       return false;
     }
     const double rr =
@@ -211,9 +243,17 @@ class Run {
       if (!std::isfinite(rr)) continue;
       record.residual_norm = std::sqrt(rr);
       record.quadratic = quadratic(j, 1.0);
-      if (record.status == CgStatus::converged && record.residual_norm > 2.0 * tolerance_)
-        record.status = CgStatus::stagnated;
+      judge(record);
     }
+  }
+
+  void judge(CgSummary& record) const {
+    const bool may_be_met =
+        record.status == CgStatus::stagnated || record.status == CgStatus::singular;
+    if (record.status == CgStatus::converged && record.residual_norm > 2.0 * tolerance_)
+      record.status = CgStatus::stagnated;
+    else if (may_be_met && record.residual_norm <= tolerance_)
+      record.status = CgStatus::converged;
   }
 
   // The true residual of the smallest damping, of which r is the one of the recurrence. What rounding
@@ -224,8 +264,9 @@ class Run {
     const Index place = static_cast<Index>(least - dampings_.begin());
     const CgSummary base = summary(place);
     const double length = vectors_.norm(x(place));
-    const bool is_over =
-        base.status == CgStatus::converged || base.status == CgStatus::max_iterations;
+    const bool is_over = base.status == CgStatus::converged ||
+                         base.status == CgStatus::max_iterations ||
+                         base.status == CgStatus::stagnated;
     if (!is_over || !(length > 0.0) || !std::isfinite(length)) return;
     a_.apply(x(place), direction(place));
     ++summary_.matvecs;
@@ -234,8 +275,7 @@ class Run {
     for (Index j = 0; std::isfinite(error) && j < count(); ++j) {
       CgSummary& record = summary(j);
       record.residual_norm = std::hypot(record.residual_norm, error * vectors_.norm(x(j)) / length);
-      if (record.status == CgStatus::converged && record.residual_norm > 2.0 * tolerance_)
-        record.status = CgStatus::stagnated;
+      judge(record);
     }
   }
 
@@ -252,6 +292,7 @@ class Run {
   std::vector<double> residual_norms_, quadratics_;
   double b_norm_ = 0.0, unit_ = 1.0, tolerance_ = 0.0;
   double rr_ = 0.0, last_alpha_ = 1.0, beta_ = 0.0;
+  double floor_ = 0.0, a_norm_ = 0.0, steepest_ = 0.0;  // see Recurrence
   Index iterations_ = 0;
   MultishiftSummary summary_;
 };

@@ -22,6 +22,10 @@ Index look_back(Index i) {
   return std::max<Index>(10, (i + 9) / 10);
 }
 constexpr double kept_ratio = 1.3;
+// Of eps |b|: the residual of the recurrence goes on falling where the true one no longer does.
+constexpr double floor_ratio = 0.01;
+// Of eps |A| |p|^2, the rounding of p'A p.
+constexpr double curvature_noise = 16.0;
 // Of the tolerance, for a smoothed residual: rounding must not lift the true one above it.
 constexpr double smoothed_margin = 0.99;
 
@@ -80,10 +84,12 @@ void Recurrence<T>::scale_units(double x_norm) {
   // A start much larger than b must stay within the range of T as well.
   const double top = static_cast<double>(std::numeric_limits<T>::max());
   const double length = std::max(b_norm_, x_norm / std::sqrt(top));
-  if (std::isfinite(length)) unit_ = std::exp2(std::round(std::log2(length)));
+  // 1 / unit is finite.
+  if (std::isfinite(length)) unit_ = std::exp2(std::max(-1000.0, std::round(std::log2(length))));
   tolerance_ = options_.atol / unit_;
   if (options_.stopping == CgStopping::residual)
     tolerance_ = std::max(tolerance_, options_.rtol * b_norm_ / unit_);
+  floor_ = floor_ratio * static_cast<double>(std::numeric_limits<T>::epsilon()) * b_norm_ / unit_;
   is_bounded_ = std::isfinite(options_.trust_radius);
   // No further than x and its square can be represented, in either unit.
   const double largest = std::min(0.25 * top / std::max(unit_, 1.0), 1e150);
@@ -132,7 +138,8 @@ template <class T>
 void Recurrence<T>::preconditioned() {
   const double rz = vectors_.dot(w_.r, w_.z);
   if (!std::isfinite(rz)) return finish(CgStatus::non_finite);
-  if (rz <= 0.0) return finish(CgStatus::indefinite_preconditioner);
+  if (rz <= 0.0)
+    return finish(at_floor(100.0) ? CgStatus::stagnated : CgStatus::indefinite_preconditioner);
   set_direction(w_.z, rz);
 }
 
@@ -154,10 +161,15 @@ void Recurrence<T>::step() {
   const double curvature = vectors_.shifted_dot(options_.damping, w_.p, w_.q);
   const double length = rz_ / curvature;
   if (!std::isfinite(curvature)) return finish(CgStatus::non_finite);
-  const bool unbounded = curvature <= 0.0 || !std::isfinite(length);
+  measure_operator();
+  constexpr double top = static_cast<double>(std::numeric_limits<T>::max());
+  const bool unbounded = curvature <= 0.0 || !std::isfinite(length) || is_flat(curvature);
+  if (unbounded && at_floor(100.0)) return finish(CgStatus::stagnated);
+  const CgStatus verdict = unbounded ? without_curvature(curvature) : CgStatus::trust_radius;
   if (is_bounded_ && crosses_sphere(unbounded, length, curvature))
-    return finish(unbounded ? CgStatus::negative_curvature : CgStatus::trust_radius);
-  if (unbounded) return finish(CgStatus::negative_curvature);
+    return finish(verdict == CgStatus::singular ? CgStatus::trust_radius : verdict);
+  if (unbounded) return finish(verdict);
+  if (length > top) return finish(CgStatus::out_of_range);
   const double before = rr_;
   if (smooths_) {
     const auto [rr, sr, ss] = vectors_.smoothed_update(
@@ -173,6 +185,35 @@ void Recurrence<T>::step() {
   phi_ -= 0.5 * length * rz_;
   if (!std::isfinite(rr_)) return finish(CgStatus::non_finite);
   stepped();
+}
+
+template <class T>
+void Recurrence<T>::measure_operator() {
+  // In a few iterations: it costs two norms.
+  const Index i = summary_.iterations;
+  if ((i & (i - 1)) != 0) return;
+  const double p = vectors_.norm(w_.p), q = vectors_.norm(w_.q);
+  if (p > 0.0 && std::isfinite(q / p)) a_norm_ = std::max(a_norm_, q / p);
+}
+
+template <class T>
+bool Recurrence<T>::is_flat(double curvature) {
+  constexpr double eps = static_cast<double>(std::numeric_limits<T>::epsilon());
+  const double quotient = curvature / rz_;
+  steepest_ = std::max(steepest_, quotient);
+  is_steep_ = quotient <= 100.0 * eps * steepest_;
+  if (quotient > eps * steepest_) return false;
+  const double p = vectors_.norm(w_.p);
+  return curvature <= curvature_noise * eps * eps * (a_norm_ + options_.damping) * p * p;
+}
+
+template <class T>
+CgStatus Recurrence<T>::without_curvature(double curvature) {
+  const double p = vectors_.norm(w_.p), q = vectors_.norm(w_.q);
+  const double scale = std::max(a_norm_, p > 0.0 ? q / p : 0.0) + options_.damping;
+  const double noise =
+      curvature_noise * static_cast<double>(std::numeric_limits<T>::epsilon()) * scale * p * p;
+  return curvature < -noise ? CgStatus::negative_curvature : CgStatus::singular;
 }
 
 template <class T>
@@ -235,11 +276,15 @@ void Recurrence<T>::stepped() {
   const Index i = ++summary_.iterations;
   phis_.push_back(phi_);
   keep_iterate();
+  // On a positive definite matrix it is at most sqrt(condition) |b|.
+  constexpr double eps = static_cast<double>(std::numeric_limits<T>::epsilon());
+  if (std::sqrt(rr_) * unit_ * eps > b_norm_) return finish(CgStatus::singular);
   const bool may_stop = i >= options_.min_iter;
   if (may_stop && progress_is_small(i)) return finish(CgStatus::relative_progress);
   is_small_ = may_stop && (small(rr_) || smoothed_is_small());
   if (is_small_ && !small(rr_)) take_smoothed();
-  if (is_small_ || i % refresh_period == 0)
+  is_small_ = is_small_ || at_floor(1.0);
+  if (is_small_ || is_steep_ || i % refresh_period == 0)
     return wait(CgNeed::product_of_x, &Recurrence<T>::verify);
   wait(CgNeed::poll, &Recurrence<T>::go_on);
 }
@@ -249,13 +294,18 @@ void Recurrence<T>::verify() {
   const double last = true_norm_, drift = refresh();
   true_norm_ = std::sqrt(rr_);
   if (is_small_) phi_ = quadratic();
-  if (summary_.iterations >= options_.min_iter && small(rr_)) return finish(CgStatus::converged);
+  if ((summary_.iterations >= options_.min_iter && small(rr_)) || rr_ == 0.0)
+    return finish(CgStatus::converged);
   // Mostly rounding errors: the directions have lost their meaning, and maybe all was had that
   // can be.
+  // A long step that made the residual longer than b: its curvature was rounding.
+  if (is_steep_ && true_norm_ * unit_ > b_norm_) return finish(CgStatus::singular);
   restart_ = is_small_ || drift > drift_ratio * true_norm_;
   if (restart_) weight_ = 1.0;
   if (restart_ && true_norm_ > stagnation_ratio * last) {
     const bool is_near = true_norm_ <= near_ratio * tolerance_;
+    // Small before its time: no iteration could add to it.
+    if (small(rr_)) return finish(CgStatus::converged);
     if (alone_ && !(is_near && ++tries_ < most_tries)) return finish(CgStatus::stagnated);
     if (!alone_) {
       // A column of a block gives up where a single solve would, and no sooner.
@@ -337,9 +387,64 @@ void Recurrence<T>::back_at_start() {
 
 template <class T>
 void Recurrence<T>::conclude() {
-  vectors_.scale(unit_, w_.x, w_.x);
   summary_.residual_norm = residual_norm();
   summary_.quadratic = value();
+  scale_back();
+}
+
+template <class T>
+void Recurrence<T>::scale_back() {
+  constexpr double top = static_cast<double>(std::numeric_limits<T>::max());
+  const double own = vectors_.norm(w_.x), length = unit_ * own;
+  if (!std::isfinite(length) || length > 0.5 * top) {
+    shorten(std::isfinite(length) ? 0.25 * top / length : 0.0);
+    return judge();
+  }
+  vectors_.scale(unit_, w_.x, w_.x);
+  // Scaling by a power of two is exact but for what leaves the range of T below.
+  if (std::abs(vectors_.norm(w_.x) / unit_ - own) <= 1e-6 * own) return judge();
+  wait(CgNeed::product_of_x, &Recurrence<T>::concluded_from_x);
+}
+
+template <class T>
+void Recurrence<T>::shorten(double ratio) {
+  summary_.status = CgStatus::out_of_range;
+  if (ratio == 0.0) {
+    vectors_.fill(T(0), w_.x);
+    summary_.residual_norm = b_norm_;
+    summary_.quadratic = 0.0;
+    return;
+  }
+  // b - A (ratio x) = (1 - ratio) b + ratio r, all in units;  x'A x = b'x - r'x.
+  const double b = b_norm_ / unit_, rest = 1.0 - ratio, br = vectors_.dot(b_, w_.r) / unit_;
+  const double square = rest * rest * b * b + 2.0 * ratio * rest * br + ratio * ratio * rr_;
+  const double bx = vectors_.dot(b_, w_.x) / unit_, rx = vectors_.dot(w_.r, w_.x);
+  summary_.residual_norm = unit_ * std::sqrt(std::max(0.0, square));
+  summary_.quadratic = unit_ * (unit_ * ratio * (0.5 * ratio * (bx - rx) - bx));
+  vectors_.scale(ratio * unit_, w_.x, w_.x);
+}
+
+template <class T>
+void Recurrence<T>::concluded_from_x() {
+  ++summary_.matvecs;
+  vectors_.replace_residual(1.0, b_, options_.damping, w_.x, w_.q, w_.r);
+  summary_.residual_norm = vectors_.norm(w_.r);
+  summary_.quadratic = -0.5 * vectors_.dot_with_sum(w_.x, 1.0, b_, w_.r);
+  if (summary_.status == CgStatus::converged) summary_.status = CgStatus::out_of_range;
+  judge();
+}
+
+template <class T>
+void Recurrence<T>::judge() {
+  if (options_.stopping == CgStopping::residual && std::isfinite(summary_.residual_norm)) {
+    const bool is_met = summary_.residual_norm <= unit_ * tolerance_;
+    CgStatus& status = summary_.status;
+    const bool may_be_met = status == CgStatus::stagnated || status == CgStatus::max_iterations ||
+                            status == CgStatus::singular || status == CgStatus::out_of_range;
+    if (is_met && may_be_met) status = CgStatus::converged;
+    // After a return to the start.
+    if (!is_met && status == CgStatus::converged) status = CgStatus::stagnated;
+  }
   done();
 }
 

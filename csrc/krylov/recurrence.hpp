@@ -20,7 +20,9 @@ enum class CgStatus {
   indefinite_preconditioner,
   non_finite,
   stopped,
-  interrupted
+  interrupted,
+  singular,
+  out_of_range
 };
 
 enum class CgStopping { residual, relative_progress };
@@ -117,6 +119,9 @@ class Recurrence {
   void done();
   void scale_units(double x_norm);
   bool small(double rr) const { return std::sqrt(rr) <= tolerance_ || rr == 0.0; }
+  // Whether the residual of the recurrence is `times` its floor at most, far below the rounding of
+  // A x: it says nothing about x, and inner products with it nothing about A.
+  bool at_floor(double times) const { return std::sqrt(rr_) <= times * floor_; }
 
   // r = b - (A + damping I) x, given q = A x; returns how far r was from it.
   double refresh();
@@ -133,6 +138,12 @@ class Recurrence {
   // the sphere.
   void step();
   void stepped();
+  // What a direction p without positive curvature says of A + damping I. Beyond the rounding of
+  // p'(A + damping I) p, eps |A| |p|^2, it is negative.
+  CgStatus without_curvature(double curvature);
+  // Whether p'(A + damping I) p is what an error eps |p| of p adds to it: eps^2 |A| |p|^2.
+  bool is_flat(double curvature);
+  void measure_operator();
   void verify();
 
   // Residual smoothing (Schoenauer; Weiss 1996): y_k = y_{k-1} + weight (x_k - y_{k-1}) with the
@@ -161,6 +172,11 @@ class Recurrence {
   void compare_with_start();
   void back_at_start();
   void conclude();
+  // x in the caller's units; where T cannot hold them, what is left of it, and its true residual.
+  void scale_back();
+  void shorten(double ratio);
+  void concluded_from_x();
+  void judge();
   // Nothing can be said about x: it is left as it is.
   void give_up(CgStatus status);
 
@@ -173,13 +189,16 @@ class Recurrence {
   Buffer<T> start_;
   CgNeed need_ = CgNeed::nothing;
   Continuation next_ = nullptr;
-  double b_norm_ = 0.0, unit_ = 1.0, tolerance_ = 0.0, radius_ = 0.0;
-  double rr_ = 0.0, rz_ = 0.0, phi_ = 0.0, start_phi_ = 0.0;    // r'r, r'z, quadratic
+  double b_norm_ = 0.0, unit_ = 1.0, tolerance_ = 0.0, radius_ = 0.0, floor_ = 0.0;
+  double a_norm_ = 0.0;                                       // largest |q| / |p| seen, at most |A|
+  double steepest_ = 0.0;                                     // largest p'(A + damping I) p / r'z
+  double rr_ = 0.0, rz_ = 0.0, phi_ = 0.0, start_phi_ = 0.0;  // r'r, r'z, quadratic
   double true_norm_ = std::numeric_limits<double>::infinity();  // |r| when last computed from x
   double next_kept_ = 5.0;  // the first iterate at or after it is kept
   bool restart_ = true;     // the next direction is z, without the one before
   bool start_is_zero_ = true, residual_is_true_ = true, is_bounded_ = false;
   bool is_small_ = false;  // by the recurrence
+  bool is_steep_ = false;  // whether the last step was long: of curvature next to the rounding of A
   bool smooths_ = false;
   double weight_ = 1.0, smoothed_ = 0.0;  // of x_k in y_k, |s_k|^2; y and s are one step behind
   bool ending_ = false, is_back_ = false;

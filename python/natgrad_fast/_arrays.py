@@ -11,15 +11,15 @@ import numbers
 import re
 from collections.abc import Iterable, Mapping
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard, cast
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from . import _core
-from .config import default_num_threads
+from ._typing import Array, DType, RealArray
+from .config import MAX_THREADS, default_num_threads
 
-MAX_THREADS = 4096
 # Elements from which on several threads read an array.
 _LARGE = 1 << 20
 # Kinds of dtypes that are read: booleans, integers and floats.
@@ -28,13 +28,13 @@ _REAL = "biuf"
 _NOT_NUMBERS = (bool, np.bool_, np.timedelta64)
 
 
-def core_for(dtype: np.dtype[Any]) -> ModuleType:
+def core_for(dtype: np.dtype[np.generic]) -> ModuleType:
     """Core functions for float32 or float64."""
     core: ModuleType = _core.f32 if dtype == np.float32 else _core.f64
     return core
 
 
-def as_float_dtype(dtype: Any) -> np.dtype[Any]:
+def as_float_dtype(dtype: DTypeLike) -> DType:
     """float32 or float64."""
     try:
         result = np.dtype(dtype)
@@ -45,12 +45,12 @@ def as_float_dtype(dtype: Any) -> np.dtype[Any]:
     return np.dtype(np.float32) if result.itemsize == 4 else np.dtype(np.float64)
 
 
-def all_finite(a: NDArray[Any], num_threads: int = 1) -> bool:
+def all_finite(a: Array, num_threads: int = 1) -> bool:
     """Whether a contiguous array has neither NaN nor Inf."""
     return bool(core_for(a.dtype).all_finite(a, num_threads=num_threads))
 
 
-def dot(v: NDArray[Any], w: NDArray[Any], num_threads: int = 1) -> float:
+def dot(v: Array, w: Array, num_threads: int = 1) -> float:
     """Inner product of two contiguous vectors, accumulated in double; same bits for any threads."""
     return float(core_for(v.dtype).dot(v, w, num_threads=num_threads))
 
@@ -62,12 +62,12 @@ def _threads_for(size: int, num_threads: int | None = None) -> int:
     return default_num_threads() if num_threads is None else num_threads
 
 
-def is_sparse(x: Any) -> bool:
+def is_sparse(x: object) -> bool:
     """Whether it is a sparse matrix, of SciPy or of a package that follows it."""
     return hasattr(x, "nnz") and (hasattr(x, "toarray") or hasattr(x, "todense"))
 
 
-def is_array(x: Any) -> bool:
+def is_array(x: object) -> TypeGuard[ArrayLike]:
     """Whether it can be read as an array: no operator, no sparse matrix."""
     if isinstance(x, np.ndarray | list | tuple):
         return True
@@ -75,7 +75,7 @@ def is_array(x: Any) -> bool:
     return any(hasattr(x, name) for name in names) and not hasattr(x, "matvec")
 
 
-def as_real(x: ArrayLike, name: str) -> NDArray[Any]:
+def as_real(x: ArrayLike, name: str) -> RealArray:
     """An array of booleans, integers or floats, not converted yet."""
     if type(x) is not np.ndarray:
         x = _as_plain(x, name)
@@ -90,13 +90,13 @@ def as_real(x: ArrayLike, name: str) -> NDArray[Any]:
     return a
 
 
-def _not_real(dtype: Any, name: str, hint: str = "") -> TypeError:
+def _not_real(dtype: object, name: str, hint: str = "") -> TypeError:
     if str(dtype) == "object":
         hint = ": convert it, such as by astype(float)"
     return TypeError(f"{name} has dtype {dtype}, wanted real numbers{hint}")
 
 
-def _as_plain(x: Any, name: str) -> Any:
+def _as_plain(x: ArrayLike, name: str) -> ArrayLike:
     """What NumPy reads: not sparse, nothing masked or missing."""
     if is_sparse(x):
         raise TypeError(f"{name} is sparse, wanted a dense array: pass {name}.toarray()")
@@ -110,13 +110,13 @@ def _as_plain(x: Any, name: str) -> Any:
     others = ("__array__", "__array_interface__", "__array_struct__")
     if hasattr(x, "__dlpack__") and not any(hasattr(x, other) for other in others):
         try:
-            return np.from_dlpack(x)
+            return np.from_dlpack(cast(Any, x))
         except (TypeError, ValueError, RuntimeError, BufferError, AttributeError) as error:
             raise TypeError(f"{name} can not be read by its __dlpack__: {error}") from None
     return x
 
 
-def _first(mask: Any) -> str:
+def _first(mask: NDArray[np.bool_]) -> str:
     """Place of the first element of a mask that is True, in words."""
     place = np.argwhere(mask)[0]
     if mask.ndim == 2:
@@ -124,12 +124,12 @@ def _first(mask: Any) -> str:
     return f"position {', '.join(str(i) for i in place)}"
 
 
-def _frame_as_plain(x: Any, name: str) -> Any:
+def _frame_as_plain(x: Any, name: str) -> RealArray:
     """A pandas frame or series, whose columns may have types of their own (Int64, Arrow)."""
     if x.ndim == 1:
         return _column_as_plain(x, name)
     if all(isinstance(dtype, np.dtype) for dtype in x.dtypes):
-        a = x.to_numpy()
+        a: RealArray = x.to_numpy()
         if a.dtype.kind in _REAL:
             return a
     columns = [
@@ -139,59 +139,60 @@ def _frame_as_plain(x: Any, name: str) -> Any:
     return np.stack(columns, axis=1) if columns else np.empty(x.shape)
 
 
-def _column_as_plain(column: Any, name: str) -> Any:
+def _column_as_plain(column: Any, name: str) -> RealArray:
     kind = getattr(column.dtype, "kind", "O")
     if kind not in _REAL:
         raise _not_real(column.dtype, name, ": convert it or leave it out")
+    a: RealArray
     if isinstance(column.dtype, np.dtype):
-        return column.to_numpy()
+        a = column.to_numpy()
+        return a
     missing = np.asarray(column.isna(), bool)
     if missing.any():
         row = int(np.argmax(missing))
         raise ValueError(f"{name} has a missing value at row {row}: fill or drop it")
     dtype = np.float64 if kind == "f" else {"b": np.bool_, "i": np.int64, "u": np.uint64}[kind]
-    return column.to_numpy(dtype=dtype)
+    a = column.to_numpy(dtype=dtype)
+    return a
 
 
 def as_floats(
     x: ArrayLike,
     name: str,
-    dtype: np.dtype[Any],
+    dtype: DType,
     ndim: int | tuple[int, ...],
     num_threads: int | None = None,
-) -> Any:
+) -> Array:
     """A finite, C-contiguous, aligned array of `dtype`; `x` itself where it is one already."""
     a = _as_contiguous(x, name, dtype, ndim)
-    if not all_finite(a, _threads_for(a.size, num_threads)):
+    threads = 1 if a.size < _LARGE else _threads_for(a.size, num_threads)
+    if not all_finite(a, threads):
         raise _not_finite(a, name)
     return a
 
 
-def _as_contiguous(
-    x: ArrayLike, name: str, dtype: np.dtype[Any], ndim: int | tuple[int, ...]
-) -> Any:
+def _as_contiguous(x: Any, name: str, dtype: DType, ndim: int | tuple[int, ...]) -> Array:
     """As `as_floats`, for elements that somebody else looks at."""
     ready = type(x) is np.ndarray and x.dtype == dtype and x.flags.c_contiguous and x.flags.aligned
     a: Any = x if ready else as_real(x, name)
-    allowed = (ndim,) if isinstance(ndim, int) else ndim
-    if a.ndim not in allowed:
+    if a.ndim != ndim and (isinstance(ndim, int) or a.ndim not in ndim):
+        allowed = (ndim,) if isinstance(ndim, int) else ndim
         wanted = " or ".join(str(n) for n in allowed)
         raise ValueError(f"{name} has {a.ndim} dimensions (shape {a.shape}), wanted {wanted}")
     if not ready:
         with np.errstate(over="ignore"):  # what does not fit is reported as Inf
             a = np.require(a, dtype=dtype, requirements=["C", "A"])
         a = a.view(np.ndarray)
-    return a
+    result: Array = a
+    return result
 
 
-def _not_finite(a: Any, name: str) -> ValueError:
+def _not_finite(a: Array, name: str) -> ValueError:
     """Name the first element that is NaN or Inf."""
     return ValueError(f"{name} has NaN or Inf (in {a.dtype}) at {_first(~np.isfinite(a))}")
 
 
-def as_cases(
-    x: ArrayLike, num_inputs: int, dtype: np.dtype[Any], num_threads: int | None = None
-) -> Any:
+def as_cases(x: ArrayLike, num_inputs: int, dtype: DType, num_threads: int | None = None) -> Array:
     """Inputs X (N, num_inputs), N >= 1."""
     result = as_floats(x, "X", dtype, 2, num_threads)
     if result.shape[1] != num_inputs:
@@ -201,7 +202,7 @@ def as_cases(
     return result
 
 
-def as_vector(v: ArrayLike, name: str, size: int, dtype: np.dtype[Any]) -> Any:
+def as_vector(v: ArrayLike, name: str, size: int, dtype: DType) -> Array:
     """A vector (size,)."""
     result = as_floats(v, name, dtype, 1)
     if result.shape[0] != size:
@@ -209,7 +210,7 @@ def as_vector(v: ArrayLike, name: str, size: int, dtype: np.dtype[Any]) -> Any:
     return result
 
 
-def as_rows(v: ArrayLike, name: str, size: int, dtype: np.dtype[Any]) -> tuple[Any, bool]:
+def as_rows(v: ArrayLike, name: str, size: int, dtype: DType) -> tuple[Array, bool]:
     """A vector (size,) or block (size, K) as K contiguous rows; and whether it was a block."""
     a: Any = v if type(v) is np.ndarray else as_real(v, name)
     if a.ndim not in (1, 2) or a.shape[0] != size:
@@ -230,9 +231,7 @@ def as_rows(v: ArrayLike, name: str, size: int, dtype: np.dtype[Any]) -> tuple[A
     return rows, True
 
 
-def as_right_hand_sides(
-    g: ArrayLike, name: str, size: int, dtype: np.dtype[Any]
-) -> tuple[Any, bool]:
+def as_right_hand_sides(g: ArrayLike, name: str, size: int, dtype: DType) -> tuple[Array, bool]:
     """One right-hand side (size,) or K of them (size, K), as rows; and whether it was a block."""
     a = as_real(g, name)
     if a.ndim == 2:
@@ -242,7 +241,6 @@ def as_right_hand_sides(
 
 def as_sample_weight(sample_weight: ArrayLike, num_cases: int) -> NDArray[np.float64]:
     """Weights (N,) >= 0 with a positive sum."""
-    w: NDArray[np.float64]
     w = as_vector(sample_weight, "sample_weight", num_cases, np.dtype(np.float64))
     if (w < 0).any():
         i = int(np.argmax(w < 0))
@@ -251,11 +249,11 @@ def as_sample_weight(sample_weight: ArrayLike, num_cases: int) -> NDArray[np.flo
         total = float(w.sum())
     if not 0.0 < total < math.inf:
         raise ValueError(f"sample_weight must have a positive finite sum, got {total}")
-    return w
+    return cast(NDArray[np.float64], w)
 
 
 def as_number(
-    x: Any,
+    x: object,
     name: str,
     *,
     minimum: float = -math.inf,
@@ -291,7 +289,7 @@ class Decay(NamedTuple):
         return self.weights if self.weights == self.biases else self
 
 
-def as_decay(x: Any, name: str) -> Decay:
+def as_decay(x: object, name: str) -> Decay:
     """One number >= 0 for weights and biases, or two."""
     if not isinstance(x, tuple | list):
         return Decay(*2 * (as_number(x, name, minimum=0.0),))
@@ -304,7 +302,7 @@ def as_decay(x: Any, name: str) -> Decay:
     return Decay(weights, biases)
 
 
-def _shown(x: Any) -> str:
+def _shown(x: object) -> str:
     """A number in an error message: Python prints no integers of more than 4300 digits."""
     if not isinstance(x, numbers.Integral):
         return "a number beyond the range of floats"
@@ -317,7 +315,7 @@ def as_dampings(x: ArrayLike, name: str) -> NDArray[np.float64]:
     a = as_real(x, name)
     if a.dtype.kind == "b":
         raise TypeError(f"{name} has dtype bool, wanted numbers")
-    dampings: NDArray[np.float64] = as_floats(a, name, np.dtype(np.float64), 1)
+    dampings = cast(NDArray[np.float64], as_floats(a, name, np.dtype(np.float64), 1))
     if dampings.size == 0:
         raise ValueError(f"{name} is empty, wanted at least one number")
     if (dampings < 0).any():
@@ -326,7 +324,7 @@ def as_dampings(x: ArrayLike, name: str) -> NDArray[np.float64]:
     return dampings
 
 
-def as_count(x: Any, name: str, minimum: int) -> int:
+def as_count(x: object, name: str, minimum: int) -> int:
     """An integer >= minimum."""
     if not isinstance(x, numbers.Integral) or isinstance(x, _NOT_NUMBERS):
         raise TypeError(f"{name} must be an integer, got {x!r}")
@@ -354,7 +352,7 @@ def as_num_threads(num_threads: int | None) -> int:
 
 
 def as_name(
-    name: Any, what: str, known: Iterable[str], synonyms: Mapping[str, str] | None = None
+    name: object, what: str, known: Iterable[str], synonyms: Mapping[str, str] | None = None
 ) -> str:
     """One of the known names; the error lists them and the one that is meant.
 

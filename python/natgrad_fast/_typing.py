@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,24 +14,38 @@ if TYPE_CHECKING:
     from ._core.f32 import Hessian as CoreHessian
     from ._core.f32 import Linearization
     from ._core.f32 import LinearOperator as CoreOperator
+    from ._core.f32 import Nystrom as CoreNystrom
     from ._core.f32 import Objective as CoreObjective
+    from ._core.f32 import SampleSpace as CoreSampleSpace
 else:  # the core's classes have no place in annotations that are looked at while running
     Linearization = CoreOperator = CoreObjective = CoreCurvature = CoreHessian = object
+    CoreNystrom = CoreSampleSpace = object
 
 __all__ = [
     "ActivationName",
     "Array",
+    "Callback",
     "CoreCurvature",
     "CoreHessian",
+    "CoreNystrom",
     "CoreObjective",
     "CoreOperator",
+    "CoreSampleSpace",
     "DType",
+    "Layout",
     "Linearization",
+    "Multiply",
+    "RealArray",
     "State",
 ]
 
 Array: TypeAlias = NDArray[np.floating]  # float32 or float64, that of a net or an operator
+RealArray: TypeAlias = NDArray[np.floating | np.integer | np.bool_]  # as it came
+Layout: TypeAlias = tuple[tuple[int, ...], tuple[bool, ...]]  # widths, and which layers have biases
 DType: TypeAlias = np.dtype[np.floating]
+Multiply: TypeAlias = Callable[[Array], Array]  # rows (K, n) times a matrix, as rows (K, m)
+# (iteration, residual_norm, quadratic), numbers or arrays; true stops
+Callback: TypeAlias = Callable[[int, Any, Any], object]
 State: TypeAlias = dict[str, object]  # plain values, named arrays, and states of parts
 ActivationName: TypeAlias = Literal[
     "identity",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import platform
 from typing import Any
@@ -10,7 +11,9 @@ import numpy as np
 
 from . import _core, _isa
 
-__all__ = ["default_num_threads", "show_config"]
+__all__ = ["default_num_threads", "fma_peak", "show_config"]
+
+MAX_THREADS = 4096
 
 # libgomp's threads do not survive a fork; a child computes on one thread, with the same bits.
 if hasattr(os, "register_at_fork"):
@@ -51,3 +54,39 @@ def show_config() -> dict[str, Any]:
         "platform": platform.platform(),
         "default_num_threads": default_num_threads(),
     }
+
+
+def fma_peak(num_threads: int, seconds: float = 0.004) -> float:
+    """Measure the float32 multiply-add peak of now: the roof of every product of this process.
+
+    A loop of independent multiply-adds on registers, compiled for the instruction set in use; each
+    thread runs it once. The peak of float64 is half of it.
+
+    Parameters
+    ----------
+    num_threads : int
+        Threads that compute at the same time.
+    seconds : float
+        How long the loop runs.
+
+    Returns
+    -------
+    float
+        In 1e9 flop/s; a multiply-add counts as two.
+
+    Raises
+    ------
+    ValueError
+        For a number of threads outside [1, 4096], or seconds outside (0, 3600].
+
+    Examples
+    --------
+    >>> from natgrad_fast.config import fma_peak
+    >>> fma_peak(1) > 0
+    True
+    """
+    if not 1 <= num_threads <= MAX_THREADS:
+        raise ValueError(f"num_threads must be in [1, {MAX_THREADS}], got {num_threads}")
+    if not 0 < seconds <= 3600:
+        raise ValueError(f"seconds must be in (0, 3600], got {seconds}")
+    return float(_core.fma_peak(operator.index(num_threads), float(seconds)))

@@ -7,11 +7,12 @@ import math
 import time
 from itertools import pairwise
 from types import SimpleNamespace
-from typing import Any
+from typing import Literal
 
 from numpy.typing import ArrayLike
 
 from .._arrays import as_count, as_name, as_number, as_right_hand_sides, core_for
+from .._typing import Array, Callback
 from ..operators.curvature import CurvatureMatrix, GaussNewtonMatrix
 from ..operators.sample_space import SampleSpace, kernel_flops, kernel_product_flops
 from .cg import cg
@@ -31,13 +32,13 @@ def solve(
     g: ArrayLike,
     *,
     damping: float = 0.0,
-    method: str = "auto",
+    method: Literal["auto", "cg", "kfac_cg", "sample_space", "sample_space_cg"] = "auto",
     y: ArrayLike | None = None,
-    preconditioner: Any = None,
+    preconditioner: object = None,
     rtol: float = 1e-5,
     max_iter: int = 250,
     max_bytes: float = 2.0**31,
-    callback: Any = None,
+    callback: Callback | None = None,
 ) -> SolveResult | BlockSolveResult:
     """Solve (B + (l2 + damping) I) x = g by the method that is expected to be the cheapest.
 
@@ -83,7 +84,7 @@ def solve(
     See `estimate_solve` for the cost model.
     """
     start = time.perf_counter()
-    method = as_name(method, "method", METHODS)
+    chosen = as_name(method, "method", METHODS)
     rows, is_block = _as_right_hand_sides(matrix, g)
     if y is not None:
         if is_block:
@@ -92,13 +93,13 @@ def solve(
     damping = as_number(damping, "damping", minimum=0.0)
     max_bytes = as_number(max_bytes, "max_bytes", above=0.0)
     estimates = _estimates(matrix, rows, damping, rtol, max_iter)
-    if method == "auto":
-        method = "cg" if preconditioner is not None else _cheapest(estimates, max_bytes)
-    if method == "kfac_cg":
-        preconditioner = _kfac(_as_factored(matrix, method, preconditioner), damping)
+    if chosen == "auto":
+        chosen = "cg" if preconditioner is not None else _cheapest(estimates, max_bytes)
+    if chosen == "kfac_cg":
+        preconditioner = _kfac(_as_factored(matrix, chosen, preconditioner), damping)
     right_hand_side = rows.T if is_block else rows[0]
     results: list[SolveResult]
-    if method in ("cg", "kfac_cg"):
+    if chosen in ("cg", "kfac_cg"):
         answer = cg(
             matrix,
             right_hand_side,
@@ -108,13 +109,14 @@ def solve(
             max_iter=max_iter,
             callback=callback,
         )
-        results = [_as_solve_result(one, method) for one in (answer if is_block else [answer])]
+        columns = [answer] if isinstance(answer, CGResult) else answer.columns
+        results = [_as_solve_result(one, chosen) for one in columns]
     else:
-        answer = SampleSpace(_as_factored(matrix, method, preconditioner)).solve(
+        answer = SampleSpace(_as_factored(matrix, chosen, preconditioner)).solve(
             right_hand_side,
             y=y,
             damping=damping,
-            method="cg" if method == "sample_space_cg" else "cholesky",
+            method="cg" if chosen == "sample_space_cg" else "cholesky",
             rtol=rtol,
             max_iter=max_iter,
             callback=callback,
@@ -185,7 +187,7 @@ def estimate_solve(
 
 
 def _estimates(
-    matrix: CurvatureMatrix, rows: Any, damping: float, rtol: float, max_iter: int
+    matrix: CurvatureMatrix, rows: Array, damping: float, rtol: float, max_iter: int
 ) -> dict[str, Estimate]:
     rtol = as_number(rtol, "rtol", minimum=0.0)
     max_iter = as_count(max_iter, "max_iter", 1)
@@ -241,7 +243,7 @@ def _kfac_estimate(
     )
 
 
-def _kfac(matrix: GaussNewtonMatrix, damping: float) -> Any:
+def _kfac(matrix: GaussNewtonMatrix, damping: float) -> object:
     """K-FAC on what `matrix` has linearised, for `cg`; None if the moments are not finite."""
     shift = min(matrix.decay) + matrix.damping + damping
     if shift <= 0.0:
@@ -259,7 +261,7 @@ def _kfac(matrix: GaussNewtonMatrix, damping: float) -> Any:
     return SimpleNamespace(core=factors, shape=matrix.shape)
 
 
-def _as_factored(matrix: CurvatureMatrix, method: str, preconditioner: Any) -> GaussNewtonMatrix:
+def _as_factored(matrix: CurvatureMatrix, method: str, preconditioner: object) -> GaussNewtonMatrix:
     if not isinstance(matrix, GaussNewtonMatrix):
         raise ValueError(f"method {method!r} needs a matrix with a factor, got {matrix!r}: use cg")
     if preconditioner is not None:
@@ -267,7 +269,7 @@ def _as_factored(matrix: CurvatureMatrix, method: str, preconditioner: Any) -> G
     return matrix
 
 
-def _as_right_hand_sides(matrix: Any, g: ArrayLike) -> tuple[Any, bool]:
+def _as_right_hand_sides(matrix: CurvatureMatrix, g: ArrayLike) -> tuple[Array, bool]:
     if not isinstance(matrix, CurvatureMatrix):
         raise TypeError(
             f"matrix must be a Fisher, GGN, EmpiricalFisher or Hessian, got {matrix!r}: use cg"
@@ -275,7 +277,9 @@ def _as_right_hand_sides(matrix: Any, g: ArrayLike) -> tuple[Any, bool]:
     return as_right_hand_sides(g, "g", matrix.shape[0], matrix.dtype)
 
 
-def _cg_iterations(matrix: CurvatureMatrix, g: Any, shift: float, rtol: float, most: float) -> int:
+def _cg_iterations(
+    matrix: CurvatureMatrix, g: Array, shift: float, rtol: float, most: float
+) -> int:
     core = core_for(matrix.dtype)
     square = core.dot(g, g, num_threads=matrix.num_threads)
     if not 0.0 < square < math.inf:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from typing import Any
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,6 +18,7 @@ from .._arrays import (
     as_vector,
     core_for,
 )
+from .._typing import Array, Callback, DType
 from ..operators.linear_map import as_linear_map, as_preconditioner
 from .results import (
     BlockCGResult,
@@ -32,30 +32,31 @@ __all__ = ["as_callback", "cg"]
 
 
 def cg(
-    A: Any,
+    A: object,
     b: ArrayLike,
     *,
     damping: float = 0.0,
-    preconditioner: Any = None,
+    preconditioner: object = None,
     rtol: float = 1e-5,
     atol: float = 0.0,
     max_iter: int = 250,
     min_iter: int = 1,
     x0: ArrayLike | None = None,
-    stopping: str = "residual",
+    stopping: Literal["residual", "relative_progress"] = "residual",
     trust_radius: float | None = None,
     keep_iterates: bool = False,
-    callback: Callable[[int, Any, Any], Any] | None = None,
+    callback: Callback | None = None,
     num_threads: int | None = None,
-) -> Any:
+) -> CGResult | BlockCGResult:
     """Preconditioned conjugate gradients for (A + damping I) x = b.
 
     Parameters
     ----------
     A : operator
-        Symmetric positive semi-definite: a `Fisher` or `GGN`, a square array, or anything with
-        ``shape``, ``dtype`` and ``matvec``, such as a SciPy LinearOperator; ``matmat`` is used for
-        blocks and ``flops_per_product`` for the record, if there.
+        Symmetric positive semi-definite: a `Fisher` or `GGN`, sums of such, a square array, dense
+        or SciPy sparse, or anything with ``shape``, ``dtype`` and ``matvec``, such as a SciPy
+        LinearOperator; ``matmat`` is used for blocks and ``flops_per_product`` for the record, if
+        there.
     b : (P,) or (P, K) array_like
         K right-hand sides are solved in lockstep, with products of blocks; every column has its own
         stop.
@@ -65,7 +66,8 @@ def cg(
         Symmetric positive definite approximation of the *inverse* of A + damping I, as in SciPy:
         something with ``matvec`` or ``@``, or the diagonal of such an inverse.
     rtol, atol : float
-        Tolerance max(rtol |b|, atol) of the residual; `rtol` counts for stopping="residual" only.
+        Tolerance max(rtol |b|, atol) of the residual; `rtol` counts for stopping="residual" only,
+        `atol` may be infinite.
     max_iter, min_iter : int
     x0 : array_like, optional
         Start, of the shape of b; zero by default.
@@ -166,7 +168,7 @@ def cg(
     )
 
 
-def _as_start(x0: ArrayLike, shape: tuple[int, int], is_block: bool, dtype: np.dtype[Any]) -> Any:
+def _as_start(x0: ArrayLike, shape: tuple[int, int], is_block: bool, dtype: DType) -> Array:
     """A copy of the start as K rows."""
     if not is_block:
         return as_vector(x0, "x0", shape[1], dtype)[None].copy()
@@ -176,7 +178,7 @@ def _as_start(x0: ArrayLike, shape: tuple[int, int], is_block: bool, dtype: np.d
     return rows.copy()
 
 
-def _check_within(x: Any, radius: float, num_threads: int) -> None:
+def _check_within(x: Array, radius: float, num_threads: int) -> None:
     dot = core_for(x.dtype).dot
     for k, row in enumerate(x):
         length = math.sqrt(dot(row, row, num_threads=num_threads))
@@ -185,7 +187,7 @@ def _check_within(x: Any, radius: float, num_threads: int) -> None:
             raise ValueError(f"x0 has length {length:g}{column}, outside trust_radius {radius:g}")
 
 
-def as_callback(callback: Any) -> Any:
+def as_callback(callback: Callback | None) -> Callback | None:
     """Return a callable, or None."""
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be callable, got {callback!r}")

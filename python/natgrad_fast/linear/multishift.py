@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from .._arrays import as_count, as_dampings, as_num_threads, as_number, as_vector, core_for
+from .._typing import Callback
 from ..operators.linear_map import as_linear_map
 from .cg import as_callback
 from .results import CGResult, MultishiftResult, Status, solve_flops
@@ -18,14 +17,14 @@ __all__ = ["multishift_cg"]
 
 
 def multishift_cg(
-    A: Any,
+    A: object,
     b: ArrayLike,
     dampings: ArrayLike,
     *,
     rtol: float = 1e-5,
     atol: float = 0.0,
     max_iter: int = 250,
-    callback: Callable[[int, Any, Any], Any] | None = None,
+    callback: Callback | None = None,
     num_threads: int | None = None,
     verify: bool = False,
 ) -> MultishiftResult:

@@ -6,10 +6,12 @@ import dataclasses
 import enum
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .._typing import Array
 
 __all__ = [
     "BlockCGResult",
@@ -37,6 +39,8 @@ class Status(enum.StrEnum):
     NON_FINITE = "non_finite"
     STOPPED = "stopped"
     INTERRUPTED = "interrupted"
+    SINGULAR = "singular"
+    OUT_OF_RANGE = "out_of_range"
 
     @property
     def success(self) -> bool:
@@ -60,6 +64,8 @@ _ADVICE = {
     Status.NON_FINITE: "NaN or Inf in a product or in b: check the operator, the net and the data.",
     Status.STOPPED: "The callback asked to stop.",
     Status.INTERRUPTED: "Stopped by Ctrl-C; x is the last iterate.",
+    Status.SINGULAR: "A + damping I is singular and b is not in its range: raise damping.",
+    Status.OUT_OF_RANGE: "x is beyond this float type: use float64, or scale A and b.",
 }
 
 
@@ -96,7 +102,7 @@ class CGIterate(NamedTuple):
     """Iterate `x` (P,) of number `iteration`, with its value of the quadratic."""
 
     iteration: int
-    x: Any
+    x: Array
     quadratic: float
 
 
@@ -104,7 +110,7 @@ class CGIterate(NamedTuple):
 class CGResult(SolveInfo):
     """`SolveInfo` with the solution `x` (P,), and the `iterates` that were kept."""
 
-    x: Any
+    x: Array
     iterates: tuple[CGIterate, ...] = ()
 
     @property
@@ -157,7 +163,7 @@ class BlockCGResult:
         As in `SolveInfo`, all columns together.
     """
 
-    x: Any
+    x: Array
     columns: tuple[CGResult, ...]
     matvecs: int
     seconds: float

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import math
 import numbers
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,6 +24,7 @@ from .._arrays import (
     as_vector,
     core_for,
 )
+from .._typing import Array, Callback
 from ..operators.curvature import EmpiricalFisher, GaussNewtonMatrix
 from ..operators.sample_space import SampleSpace, kernel_flops
 from .cg import as_callback, cg
@@ -42,7 +45,6 @@ _LARGEST_DENSE = 4096
 # two threads, which the latter does not use.
 _CHOLESKYS_PER_EIGH = 100
 _REFINEMENTS = 3
-_STOPS = (Status.STOPPED, Status.INTERRUPTED)
 
 
 def _solve(
@@ -50,16 +52,16 @@ def _solve(
     g: ArrayLike | None = None,
     *,
     y: ArrayLike | None = None,
-    damping: float | Sequence[float] | NDArray[Any] = 0.0,
-    method: str = "auto",
+    damping: float | ArrayLike = 0.0,
+    method: Literal["auto", "cholesky", "eigh", "cg"] = "auto",
     rtol: float = 1e-5,
     max_iter: int = 250,
-    callback: Callable[[int, Any, Any], Any] | None = None,
+    callback: Callback | None = None,
 ) -> SolveResult | BlockSolveResult | MultishiftResult:
     """Solve as `sample_space_solve`; what was formed or factorised is kept for the next call."""
     start = time.perf_counter()
     matrix = space._matrix
-    method = as_name(method, "method", METHODS)
+    chosen = as_name(method, "method", METHODS)
     rtol = as_number(rtol, "rtol", minimum=0.0)
     max_iter = as_count(max_iter, "max_iter", 1)
     callback = as_callback(callback)
@@ -67,17 +69,16 @@ def _solve(
     fixed = Decay(*(part + matrix.damping for part in matrix.decay))
     if dampings.min() + min(fixed) <= 0.0:
         raise ValueError("damping + l2 must be > 0: the matrix alone is singular")
-    if method == "auto":
-        method = _choose(space, len(dampings))
+    if chosen == "auto":
+        chosen = _choose(space, len(dampings))
 
-    def solve_one(side: _RightHandSide, value: float, callback: Any) -> SolveResult:
-        return _Solve(space, side, value, fixed, method, rtol, max_iter, callback).run()
+    def begin(side: _RightHandSide, value: float, callback: Callback | None) -> _Solve:
+        return _Solve(space, side, value, fixed, chosen, rtol, max_iter, callback)
 
-    rows: Any = None
-    is_block = False
+    rows, is_block = None, False
     if g is not None:
         rows, is_block = as_right_hand_sides(g, "g", matrix.shape[0], matrix.dtype)
-    if is_block:
+    if rows is not None and is_block:
         if y is not None:
             raise ValueError(f"y is the origin of a single g (P,), got K = {len(rows)} columns")
         if not is_scalar:
@@ -87,14 +88,15 @@ def _solve(
             )
         sides = [_RightHandSide(space, row, None) for row in rows]
         columns = _solve_columns(
-            sides, lambda side, call: solve_one(side, float(dampings[0]), call), callback
+            sides, lambda side, call: begin(side, float(dampings[0]), call), callback
         )
         return BlockSolveResult.of(columns, time.perf_counter() - start)
     side = _RightHandSide(space, None if rows is None else rows[0], y)
     results = []
     for value in dampings:
-        results.append(solve_one(side, float(value), callback))
-        if results[-1].status in _STOPS:
+        solve = begin(side, float(value), callback)
+        results.append(solve.run())
+        if solve.halt is not None:
             break
     if is_scalar:
         return results[0]
@@ -119,38 +121,44 @@ def _choose(space: SampleSpace, num_dampings: int) -> str:
 
 def _solve_columns(
     sides: Sequence[_RightHandSide],
-    solve_one: Callable[[_RightHandSide, Any], SolveResult],
-    callback: Callable[[int, Any, Any], Any] | None,
+    begin: Callable[[_RightHandSide, Callback | None], _Solve],
+    callback: Callback | None,
 ) -> list[SolveResult]:
     """One column after the other; those behind a stop are not begun and x = 0."""
     norms, quadratics = np.array([side.norm for side in sides]), np.zeros(len(sides))
+    calls = itertools.count(1)
     results: list[SolveResult] = []
+    halt: Status | None = None
     for k, side in enumerate(sides):
-        if results and results[-1].status in _STOPS:
-            results.append(
-                SolveResult(
-                    status=results[-1].status,
-                    iterations=0,
-                    residual_norm=side.norm,
-                    quadratic=0.0,
-                    matvecs=0,
-                    seconds=0.0,
-                    flops=0.0,
-                    x=np.zeros_like(side.g),
-                    method=results[-1].method,
-                )
-            )
+        if halt is not None:
+            results.append(_not_begun(side, results[-1], halt))
             continue
-        done = sum(result.iterations for result in results)
 
-        def of_block(i: int, norm: float, phi: float, k: int = k, done: int = done) -> Any:
+        def of_block(_: int, norm: float, phi: float, k: int = k) -> object:
             assert callback is not None
             norms[k], quadratics[k] = norm, phi
-            return callback(done + i, norms.copy(), quadratics.copy())
+            return callback(next(calls), norms.copy(), quadratics.copy())
 
-        results.append(solve_one(side, None if callback is None else of_block))
+        solve = begin(side, None if callback is None else of_block)
+        results.append(solve.run())
+        halt = solve.halt
         norms[k], quadratics[k] = results[-1].residual_norm, results[-1].quadratic
     return results
+
+
+def _not_begun(side: _RightHandSide, last: SolveResult, halt: Status) -> SolveResult:
+    """The result x = 0 of a column behind one that was stopped."""
+    return dataclasses.replace(
+        last,
+        status=halt,
+        iterations=0,
+        residual_norm=side.norm,
+        quadratic=0.0,
+        matvecs=0,
+        seconds=0.0,
+        flops=0.0,
+        x=np.zeros_like(side.g),
+    )
 
 
 class _RightHandSide:
@@ -158,12 +166,14 @@ class _RightHandSide:
 
     def __init__(self, space: SampleSpace, g: ArrayLike | None, y: ArrayLike | None) -> None:
         matrix = space._matrix
-        self.r: Any = None
-        self.h: Any = None
+        self.r: Array | None = None
+        self.h: Array | None = None
         if g is not None:
             g = as_vector(g, "g", matrix.shape[0], matrix.dtype)
         targets = self._targets(matrix, g, y)
+        self.g: Array
         if targets is None:
+            assert g is not None
             self.g = self.h = g
         else:
             self._split(space, targets)
@@ -172,7 +182,7 @@ class _RightHandSide:
         self.norm = math.sqrt(core.dot(self.g, self.g, num_threads=matrix.num_threads))
 
     @staticmethod
-    def _targets(matrix: GaussNewtonMatrix, g: Any, y: Any) -> Any:
+    def _targets(matrix: GaussNewtonMatrix, g: Array | None, y: ArrayLike | None) -> Array | None:
         if y is not None:
             return matrix.as_targets(y)
         if g is not None:
@@ -181,7 +191,7 @@ class _RightHandSide:
             return matrix.targets
         raise ValueError("g and y are missing: give the right-hand side, or the targets")
 
-    def _split(self, space: SampleSpace, targets: Any) -> None:
+    def _split(self, space: SampleSpace, targets: Array) -> None:
         matrix = space._matrix
         self.r, rest, complete = space.core.split_gradient(targets, num_outputs=matrix.sizes[-1])
         if not complete:
@@ -193,7 +203,8 @@ class _RightHandSide:
                 decay[place] = number(matrix.decay.biases) * matrix.linearization.params[place]
             self.h = decay if self.h is None else self.h + decay
 
-    def _sum(self, space: SampleSpace) -> Any:
+    def _sum(self, space: SampleSpace) -> Array:
+        assert self.r is not None
         g = space.multiply_factor(self.r)
         return g if self.h is None else g + self.h
 
@@ -216,7 +227,7 @@ class _Solve:
         method: str,
         rtol: float,
         max_iter: int,
-        callback: Callable[[int, float, float], Any] | None,
+        callback: Callback | None,
     ) -> None:
         self.shift, shift_of_biases = (damping + part for part in fixed)
         self.shifts = self.shift, shift_of_biases
@@ -248,7 +259,7 @@ class _Solve:
                 new_residual, new_norm, new_quadratic = self._residual(candidate)
                 self.non_finite = not math.isfinite(new_norm)
                 if not new_norm < norm:
-                    if r is None:
+                    if r is None or self._stopped():
                         break
                     r, h = None, residual  # y was not where g came from
                     continue
@@ -274,10 +285,11 @@ class _Solve:
         if self.method == "eigh":
             self.flops += 9 * n**3 if core.decompose() else 0
 
-    def _correction(self, r: Any, h: Any) -> Any:
+    def _correction(self, r: Array | None, h: Array | None) -> Array:
         """(U U' + s D^-1)^-1 (U r + h), D = I but for two shifts."""
         core, half = self.space.core, self.matrix.flops_per_product / 2
         if h is None:
+            assert r is not None
             self.flops += half
             return self._scaled(self.space.multiply_factor(self._solve_kernel(r)))
         a = self._solve_kernel(core.multiply_factor_transposed(self._scaled(h, copy=True)))
@@ -286,9 +298,9 @@ class _Solve:
         x = self._scaled(x)
         self.flops += 2 * half
         cancels = self.method == "cg" or self._cancellation() > 0.1 * self.tolerance
-        if r is None and not cancels:
+        if (r is None and not cancels) or self._stopped():
             return x
-        coordinates = 0 if r is None else r
+        coordinates = np.zeros_like(a) if r is None else r
         if cancels:
             coordinates = coordinates + (a - core.multiply_factor_transposed(x))
             self.flops += half
@@ -298,7 +310,7 @@ class _Solve:
         core.add_factor(self._solve_kernel(coordinates), x)
         return x
 
-    def _scaled(self, v: Any, *, copy: bool = False) -> Any:
+    def _scaled(self, v: Array, *, copy: bool = False) -> Array:
         """D v, in place or not, D = diag(1 for weights, ratio of the shifts for biases)."""
         if self.bias_scale != 1.0:
             v = v.copy() if copy else v
@@ -311,20 +323,21 @@ class _Solve:
         eps = float(np.finfo(self.matrix.dtype).eps)
         return float(eps * self.side.norm * self.space.core.largest_diagonal / self.shift)
 
-    def _solve_kernel(self, b: Any) -> Any:
+    def _solve_kernel(self, b: Array) -> Array:
         core = self.space.core
         if self.method == "cholesky":
-            return core.solve(self.shift, b)
+            solution: Array = core.solve(self.shift, b)
+            return solution
         if self.method == "eigh":
             return core.solve_decomposed(self.shift, b)
-        if self.iterations >= self.max_iter:
+        if self.iterations >= self.max_iter or self.halt is not None:
             return np.zeros_like(b)
         if math.isnan(self.scale):
             self.scale = self._largest_eigenvalue(b)
         if self.scale <= 0.0:  # K b = 0
             return b / b.dtype.type(self.shift)
         # |g - A x| = |U d| <= sqrt(lambda_max) |d| for the residual d in sample space.
-        self.inner = cg(
+        inner = cg(
             self.space,
             b,
             damping=self.shift,
@@ -333,14 +346,16 @@ class _Solve:
             max_iter=self.max_iter - self.iterations,
             callback=self.callback,
         )
-        self.iterations += self.inner.iterations
-        self.flops += self.inner.flops
-        return self.inner.x
+        assert isinstance(inner, CGResult)
+        self.inner = inner
+        self.iterations += inner.iterations
+        self.flops += inner.flops
+        return inner.x
 
-    def _dot(self, v: Any, w: Any) -> float:
+    def _dot(self, v: Array, w: Array) -> float:
         return float(self._core.dot(v, w, num_threads=self.space.num_threads))
 
-    def _largest_eigenvalue(self, b: Any) -> float:
+    def _largest_eigenvalue(self, b: Array) -> float:
         """Rayleigh quotient of K after two power iterations from b."""
         quotient = 0.0
         v = b
@@ -355,12 +370,20 @@ class _Solve:
         self.flops += 2 * self.space.flops_per_product
         return quotient
 
-    def _residual(self, x: Any) -> tuple[Any, float, float]:
+    def _residual(self, x: Array) -> tuple[Array, float, float]:
         self.matvecs += 1
         self.flops += self.matrix.flops_per_product
-        residual: tuple[Any, float, float]
+        residual: tuple[Array, float, float]
         residual = self.space.core.residual(self.side.g, x, shift=self.shifts)
         return residual
+
+    @property
+    def halt(self) -> Status | None:
+        """The stop that was asked for while it ran, whatever the residual is."""
+        if self.interrupted:
+            return Status.INTERRUPTED
+        inner = None if self.inner is None else self.inner.status
+        return inner if inner in (Status.STOPPED, Status.INTERRUPTED) else None
 
     def _stopped(self) -> bool:
         stops = (Status.STOPPED, Status.INTERRUPTED, Status.NON_FINITE)
@@ -381,7 +404,7 @@ class _Solve:
             return Status.MAX_ITERATIONS
         return Status.STAGNATED
 
-    def _result(self, x: Any, norm: float, quadratic: float, start: float) -> SolveResult:
+    def _result(self, x: Array, norm: float, quadratic: float, start: float) -> SolveResult:
         return SolveResult(
             status=self._status(norm),
             iterations=self.iterations,
@@ -395,7 +418,7 @@ class _Solve:
         )
 
 
-def _as_dampings(damping: Any) -> tuple[NDArray[np.float64], bool]:
+def _as_dampings(damping: ArrayLike) -> tuple[NDArray[np.float64], bool]:
     """Dampings as (m,) numbers >= 0, and whether one number was given."""
     if not isinstance(damping, numbers.Number | str | None):
         damping = as_real(damping, "damping")
@@ -409,11 +432,11 @@ def sample_space_solve(
     g: ArrayLike | None = None,
     *,
     y: ArrayLike | None = None,
-    damping: float | Sequence[float] | NDArray[Any] = 0.0,
-    method: str = "auto",
+    damping: float | ArrayLike = 0.0,
+    method: Literal["auto", "cholesky", "eigh", "cg"] = "auto",
     rtol: float = 1e-5,
     max_iter: int = 250,
-    callback: Callable[[int, Any, Any], Any] | None = None,
+    callback: Callback | None = None,
 ) -> SolveResult | BlockSolveResult | MultishiftResult:
     """Solve (B + (l2 + damping) I) x = g in the space of samples; J is never formed.
 

@@ -186,8 +186,8 @@ class Loss:
 
 def _as_outputs(z: ArrayLike) -> Array:
     a = as_real(z, "z")
-    outputs: Array
-    outputs = as_floats(a, "z", a.dtype if a.dtype == np.float32 else np.dtype(np.float64), 2)
+    dtype: DType = np.dtype(np.float32 if a.dtype == np.float32 else np.float64)
+    outputs = as_floats(a, "z", dtype, 2)
     if outputs.shape[1] == 0:
         raise ValueError("z has no columns, wanted at least one output")
     return outputs

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from .. import _core
 from .._arrays import as_name, as_number, as_real
-from .._typing import Array, DType
+from .._typing import Array, DType, RealArray
 from .base import Loss
 
 __all__ = [
@@ -59,9 +59,7 @@ class SoftmaxCrossEntropy(Loss):
     def _in_shape_of_targets(self, mean: Array) -> Array:
         return mean  # rows of probabilities
 
-    def _one_hot(
-        self, y: NDArray[np.floating | np.integer], num_cases: int, num_outputs: int, dtype: DType
-    ) -> Array:
+    def _one_hot(self, y: RealArray, num_cases: int, num_outputs: int, dtype: DType) -> Array:
         if y.shape != (num_cases,):
             raise ValueError(f"y has {y.shape[0]} labels, X has {num_cases} cases")
         if y.dtype.kind == "f":

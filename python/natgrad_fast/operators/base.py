@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, overload
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from .._arrays import as_floats, as_num_threads, as_number, as_real, as_rows, as_vector, dot
+from .._typing import Array, DType, Layout
 
 __all__ = ["Operator", "Role"]
 
@@ -44,24 +45,24 @@ class Operator:
 
     __array_ufunc__ = None  # `array @ operator` is left to __rmatmul__, not looped over
     # Set by composition.py, which builds on this file.
-    _sum_of: ClassVar[Callable[[Sequence[tuple[float, Any]]], Operator]]
+    _sum_of: ClassVar[Callable[[Sequence[tuple[float, object]]], Operator]]
     _product_of: ClassVar[Callable[[Operator, Operator], Operator]]
     shape: tuple[int, int]
-    dtype: np.dtype[Any]
+    dtype: DType
     role: Role = "matrix"
-    layout: Any = None
+    layout: Layout | None = None
     num_threads: int | None = None
     flops_per_product: float = math.nan
 
-    def _apply(self, rows: Any) -> Any:
+    def _apply(self, rows: Array) -> Array:
         """A x for the rows of a (K, shape[1]) array, as a contiguous (K, shape[0]) array."""
         raise NotImplementedError
 
-    def _apply_transpose(self, rows: Any) -> Any:
+    def _apply_transpose(self, rows: Array) -> Array:
         """A'x for the rows of a (K, shape[0]) array, as a contiguous (K, shape[1]) array."""
         raise NotImplementedError
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> str | tuple[Any, ...]:
         """Refuse copies and pickles: they would share, or lose, memory of the core."""
         raise TypeError(f"{type(self).__name__} can not be copied or pickled: build it anew")
 
@@ -69,46 +70,53 @@ class Operator:
         """Name, shape and dtype."""
         return f"<{self.shape[0]}x{self.shape[1]} {type(self).__name__}, {self.dtype}>"
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NoReturn:
-        """Refuse to become an array by accident."""
-        raise TypeError(
-            f"{self!r} is no array: multiply with @, or form the matrix with its to_dense()"
-        )
+    if not TYPE_CHECKING:  # which is to say the same of np.asarray(operator)
 
-    def __matmul__(self, v: Any) -> Any:
+        def __array__(self, dtype: object = None, copy: object = None) -> NoReturn:
+            """Refuse to become an array by accident."""
+            raise TypeError(
+                f"{self!r} is no array: multiply with @, or form the matrix with its to_dense()"
+            )
+
+    @overload
+    def __matmul__(self, v: Operator) -> Operator: ...
+    @overload
+    def __matmul__(self, v: ArrayLike) -> Array: ...
+    def __matmul__(self, v: Operator | ArrayLike) -> Operator | Array:
         """A v for a vector (n,) or a block of K vectors (n, K); A B for an operator B."""
-        if isinstance(v, Operator):
+        if type(v) is not np.ndarray and isinstance(v, Operator):
             return Operator._product_of(self, v)
         rows, is_block = as_rows(v, "v", self.shape[1], self.dtype)
         product = self._apply(rows)
-        return product.T if is_block else product[0]
+        result: Array = product.T if is_block else product[0]
+        return result
 
-    def __rmatmul__(self, u: ArrayLike) -> Any:
-        """U A for a row vector (m,) or K of them (K, m)."""
+    def __rmatmul__(self, u: ArrayLike) -> Array:
+        """Row vector (m,), or K of them (K, m), times A."""
         a, size = as_real(u, "u"), self.shape[0]
         if a.ndim not in (1, 2) or a.shape[-1] != size:
             raise ValueError(f"u has shape {a.shape}, wanted ({size},) or (K, {size})")
         if a.ndim == 1:
-            return self._apply_transpose(as_floats(a, "u", self.dtype, 1)[None])[0]
+            return first_row(self._apply_transpose(as_floats(a, "u", self.dtype, 1)[None]))
         if a.shape[0] == 0:
             raise ValueError("u has no rows, wanted at least one vector")
         return self._apply_transpose(as_floats(a, "u", self.dtype, 2))
 
-    def __add__(self, other: Any) -> Operator:
+    def __add__(self, other: object) -> Operator:
         """A + B for an operator B."""
         return Operator._sum_of([(1.0, self), (1.0, other)])
 
-    def __radd__(self, other: Any) -> Operator:
+    def __radd__(self, other: object) -> Operator:
         """0 + A, with which Python's `sum` begins; refused for anything else."""
         if type(other) is int and other == 0:
             return self
         return Operator._sum_of([(1.0, other), (1.0, self)])
 
-    def __sub__(self, other: Any) -> Operator:
+    def __sub__(self, other: object) -> Operator:
         """A - B for an operator B."""
         return Operator._sum_of([(1.0, self), (-1.0, other)])
 
-    def __rsub__(self, other: Any) -> Operator:
+    def __rsub__(self, other: object) -> Operator:
         """Refused: `other` is no operator."""
         return Operator._sum_of([(1.0, other), (-1.0, self)])
 
@@ -131,21 +139,21 @@ class Operator:
         """-A."""
         return self * -1.0
 
-    def matvec(self, v: ArrayLike) -> Any:
+    def matvec(self, v: ArrayLike) -> Array:
         """A v for a vector (n,) or (n, 1), as SciPy calls it."""
         return self @ np.ravel(as_real(v, "v"))
 
-    def matmat(self, V: ArrayLike) -> Any:
+    def matmat(self, V: ArrayLike) -> Array:
         """A V for a block (n, K)."""
         rows, _ = as_rows(V, "V", self.shape[1], self.dtype)
         return self._apply(rows).T
 
-    def rmatvec(self, u: ArrayLike) -> Any:
+    def rmatvec(self, u: ArrayLike) -> Array:
         """A'u for a vector (m,) or (m, 1)."""
         rows, _ = as_rows(np.ravel(as_real(u, "u")), "u", self.shape[0], self.dtype)
-        return self._apply_transpose(rows)[0]
+        return first_row(self._apply_transpose(rows))
 
-    def rmatmat(self, U: ArrayLike) -> Any:
+    def rmatmat(self, U: ArrayLike) -> Array:
         """A'U for a block (m, K)."""
         rows, _ = as_rows(U, "U", self.shape[0], self.dtype)
         return self._apply_transpose(rows).T
@@ -178,12 +186,11 @@ class Operator:
         float
         """
         left, right = self._two_vectors(v, w)
-        product = self._apply(right[None])[0]
-        threads = as_num_threads(self.num_threads)
-        return dot(left, product, threads)
+        product = first_row(self._apply(right[None]))
+        return dot(left, product, as_num_threads(self.num_threads))
 
     def quadratic_forms(self, v: ArrayLike, w: ArrayLike) -> tuple[float, float, float]:
-        """Return v'A v, v'A w and w'A w for a symmetric A; by two products.
+        """Return v'A v, v'A w and w'A w of a square A; by two products.
 
         Parameters
         ----------
@@ -196,19 +203,19 @@ class Operator:
         self._check_square("quadratic_forms(v, w)")
         left, right = self._two_vectors(v, w)
         products = self._apply(np.stack([left, right]))
-        threads = as_num_threads(self.num_threads)
         pairs = ((left, products[0]), (left, products[1]), (right, products[1]))
+        threads = as_num_threads(self.num_threads)
         first, second, third = (dot(a, b, threads) for a, b in pairs)
         return first, second, third
 
-    def _two_vectors(self, v: ArrayLike, w: ArrayLike | None) -> tuple[Any, Any]:
+    def _two_vectors(self, v: ArrayLike, w: ArrayLike | None) -> tuple[Array, Array]:
         first = as_vector(v, "v", self.shape[0], self.dtype)
         if w is None:
             self._check_square("quadratic_form(v)")
             return first, first
         return first, as_vector(w, "w", self.shape[1], self.dtype)
 
-    def diagonal(self) -> Any:
+    def diagonal(self) -> Array:
         """Diagonal (n,) of a square A; by n products."""
         self._check_square("diagonal()")
         diagonal = np.empty(self.shape[0], self.dtype)
@@ -221,14 +228,14 @@ class Operator:
         self._check_square("trace()")
         return float(self.diagonal().sum(dtype=np.float64))
 
-    def to_dense(self) -> Any:
+    def to_dense(self) -> Array:
         """Form the matrix, column by column: shape[1] products, shape[0] * shape[1] numbers."""
         dense = np.empty(self.shape, self.dtype)
         for columns, products in self._columns():
             dense[:, columns] = products.T
         return dense
 
-    def _columns(self) -> Iterator[tuple[Any, Any]]:
+    def _columns(self) -> Iterator[tuple[NDArray[np.intp], Array]]:
         """Numbers of columns, and these columns as rows; a block of them at a time."""
         size = self.shape[1]
         for first in range(0, size, _BLOCK):
@@ -258,14 +265,20 @@ class TransposedOperator(Operator):
         """The operator that was transposed."""
         return self._operator
 
-    def _apply(self, rows: Any) -> Any:
+    def _apply(self, rows: Array) -> Array:
         return self._operator._apply_transpose(rows)
 
-    def _apply_transpose(self, rows: Any) -> Any:
+    def _apply_transpose(self, rows: Array) -> Array:
         return self._operator._apply(rows)
 
 
-def _as_factor(factor: Any, operator: Operator) -> float:
+def first_row(rows: Array) -> Array:
+    """The vector that is the only row of a block."""
+    row: Array = rows[0]
+    return row
+
+
+def _as_factor(factor: object, operator: Operator) -> float:
     try:
         return as_number(factor, "the factor of an operator")
     except TypeError as error:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from .._arrays import as_num_threads, core_for, is_array, is_sparse
+from .._typing import Array, CoreOperator, Multiply
 from .base import Operator, TransposedOperator
 
 __all__ = ["Product", "WeightedSum"]
@@ -53,13 +53,16 @@ class WeightedSum(Operator):
     True
     """
 
-    def __init__(self, terms: Sequence[tuple[float, Operator]]) -> None:
+    def __init__(self, terms: Sequence[tuple[float, object]]) -> None:
         self.terms = tuple(_flattened(terms))
         parts = self.parts
         first = parts[0]
         for part in parts[1:]:
             _check_addends(first, part)
         self.shape, self.dtype, self.role = first.shape, first.dtype, first.role
+        largest = float(np.finfo(self.dtype).max)
+        if any(abs(c) > largest for c, _ in self.terms):
+            raise ValueError(f"a factor in {self!r} is too large for {self.dtype}")
         self.layout = next((part.layout for part in parts if part.layout is not None), None)
         self.num_threads = _most_threads(parts)
         self.flops_per_product = sum(part.flops_per_product for part in parts)
@@ -79,17 +82,17 @@ class WeightedSum(Operator):
         return f"<{self.shape[0]}x{self.shape[1]} {text}, {self.dtype}>"
 
     @property
-    def core(self) -> Any:
+    def core(self) -> CoreOperator:
         """The sum as an operator of the core, for solvers; square sums have one."""
         if self.shape[0] != self.shape[1]:
             raise AttributeError(f"{self!r} is not square: the core has no such operators")
-        coefficients = [c for c, _ in self.terms]
-        return core_for(self.dtype).SumOperator(
+        operator: CoreOperator = core_for(self.dtype).SumOperator(
             [_core_of(part) for part in self.parts],
-            np.array(coefficients),
+            np.array([c for c, _ in self.terms]),
             size=self.shape[0],
             num_threads=as_num_threads(self.num_threads),
         )
+        return operator
 
     @property
     def T(self) -> Operator:
@@ -125,7 +128,24 @@ class WeightedSum(Operator):
         left, right = self._two_vectors(v, w)
         return float(sum(c * part.quadratic_form(left, right) for c, part in self.terms))
 
-    def diagonal(self) -> Any:
+    def quadratic_forms(self, v: ArrayLike, w: ArrayLike) -> tuple[float, float, float]:
+        """Return v'A v, v'A w and w'A w of a square A, as the sums of those of the parts.
+
+        Parameters
+        ----------
+        v, w : (n,) array_like
+
+        Returns
+        -------
+        tuple of three floats
+        """
+        self._check_square("quadratic_forms(v, w)")
+        left, right = self._two_vectors(v, w)
+        forms = np.array([part.quadratic_forms(left, right) for part in self.parts])
+        first, second, third = np.array([c for c, _ in self.terms]) @ forms
+        return float(first), float(second), float(third)
+
+    def diagonal(self) -> Array:
         """Diagonal (n,): the sum of those of the parts, where they are matrices."""
         if self.role == "inverse":
             return super().diagonal()
@@ -138,12 +158,12 @@ class WeightedSum(Operator):
             return super().trace()
         return float(sum(c * part.trace() for c, part in self.terms))
 
-    def _apply(self, rows: Any) -> Any:
+    def _apply(self, rows: Array) -> Array:
         if self.shape[0] == self.shape[1]:
             return self.core.apply(rows)
         return _sum_of_products(self.terms, Operator._apply.__name__, rows)
 
-    def _apply_transpose(self, rows: Any) -> Any:
+    def _apply_transpose(self, rows: Array) -> Array:
         if self.T is self:
             return self._apply(rows)
         return _sum_of_products(self.terms, Operator._apply_transpose.__name__, rows)
@@ -195,12 +215,13 @@ class Product(Operator):
         self.flops_per_product = sum(factor.flops_per_product for factor in self.parts)
 
     @property
-    def core(self) -> Any:
+    def core(self) -> CoreOperator:
         """The product as an operator of the core, where all factors have one."""
         cores = [getattr(factor, "core", None) for factor in self.parts]
         if any(core is None for core in cores):
             raise AttributeError(f"{self!r} has factors that the core does not know")
-        return core_for(self.dtype).ProductOperator(cores, size=self.shape[0])
+        operator: CoreOperator = core_for(self.dtype).ProductOperator(cores, size=self.shape[0])
+        return operator
 
     def __repr__(self) -> str:
         """Shape, factors and dtype."""
@@ -229,18 +250,18 @@ class Product(Operator):
         middle, odd = divmod(len(self.parts), 2)
         return self._is_symmetric and (not odd or self.parts[middle].positive_semidefinite)
 
-    def _apply(self, rows: Any) -> Any:
+    def _apply(self, rows: Array) -> Array:
         for factor in reversed(self.parts):
             rows = factor._apply(rows)
         return rows
 
-    def _apply_transpose(self, rows: Any) -> Any:
+    def _apply_transpose(self, rows: Array) -> Array:
         for factor in self.parts:
             rows = factor._apply_transpose(rows)
         return rows
 
 
-def _flattened(terms: Sequence[tuple[float, Operator]]) -> list[tuple[float, Operator]]:
+def _flattened(terms: Sequence[tuple[float, object]]) -> list[tuple[float, Operator]]:
     """Terms without sums among them."""
     flat: list[tuple[float, Operator]] = []
     for coefficient, part in terms:
@@ -254,7 +275,7 @@ def _flattened(terms: Sequence[tuple[float, Operator]]) -> list[tuple[float, Ope
     return flat
 
 
-def _refusal(other: Any, operator: Operator) -> str:
+def _refusal(other: object, operator: Operator) -> str:
     words = f"only operators are added to {operator!r}, got {other!r}"
     if isinstance(other, numbers.Number):
         return f"{words}: a multiple of the identity is the `damping`, of it or of a solver"
@@ -274,7 +295,7 @@ def _check_addends(first: Operator, other: Operator) -> None:
         raise ValueError(f"{both}: shapes differ")
     if first.dtype != other.dtype:
         raise ValueError(f"{both}: dtypes differ, build both in one")
-    if None not in (first.layout, other.layout) and first.layout != other.layout:
+    if first.layout and other.layout and first.layout != other.layout:
         raise ValueError(f"{both}: they are of nets {first.layout[0]} and {other.layout[0]}")
 
 
@@ -290,18 +311,16 @@ def _name(part: Operator) -> str:
     return type(part).__name__
 
 
-def _core_of(part: Operator) -> Any:
+def _core_of(part: Operator) -> CoreOperator | Array | Multiply:
     """What the core multiplies with: an operator of its own, a diagonal or a function of rows."""
     return getattr(part, "core", part._apply)
 
 
-def _sum_of_products(terms: Sequence[tuple[float, Operator]], method: str, rows: Any) -> Any:
-    total: Any = None
-    for coefficient, part in terms:
-        product = getattr(part, method)(rows)
-        product = product * product.dtype.type(coefficient)
-        total = product if total is None else np.add(total, product, out=total)
-    return total
+def _sum_of_products(terms: Sequence[tuple[float, Operator]], method: str, rows: Array) -> Array:
+    """Sum of the products that one method of the parts makes."""
+    products = [getattr(part, method)(rows) for _, part in terms]
+    total: Array = sum(c * product for (c, _), product in zip(terms, products, strict=True))
+    return total.astype(products[0].dtype, copy=False)
 
 
 def _factors(operator: Operator) -> tuple[Operator, ...]:

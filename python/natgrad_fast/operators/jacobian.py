@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from numpy.typing import ArrayLike
 
 from .._arrays import as_cases, as_chunk_size, as_num_threads
+from .._typing import Array
 from ..model.mlp import MLP, as_net
 from .base import Operator
 from .costs import product_flops
@@ -60,8 +59,8 @@ class Jacobian(Operator):
             net.sizes, x.shape[0], "jacobian", recompute=self._linearization.num_chunks > 1
         )
 
-    def _apply(self, rows: Any) -> Any:
+    def _apply(self, rows: Array) -> Array:
         return self._linearization.jvp(rows).reshape(rows.shape[0], self.shape[0])
 
-    def _apply_transpose(self, rows: Any) -> Any:
+    def _apply_transpose(self, rows: Array) -> Array:
         return self._linearization.vjp(rows.reshape(rows.shape[0], *self._output_shape))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .._arrays import as_real, as_vector, core_for, is_array, is_sparse
+from .._typing import Array, CoreOperator, DType, Layout, Multiply, RealArray
 from .base import Operator
 
 FLOAT_TYPES = (np.dtype(np.float32), np.dtype(np.float64))
@@ -22,13 +22,13 @@ class LinearMap:
     `core` is an operator of the core, or a function of rows (K, P) that returns rows.
     """
 
-    core: Any
+    core: CoreOperator | Multiply
     size: int
-    dtype: np.dtype[Any]
+    dtype: DType
     flops_per_product: float
     num_threads: int | None
 
-    def apply(self, rows: Any) -> Any:
+    def apply(self, rows: Array) -> Array:
         """A x for the rows of a (K, P) array."""
         return self.core(rows) if callable(self.core) else self.core.apply(rows)
 
@@ -56,13 +56,13 @@ def as_linear_map(A: Any) -> LinearMap:
     kind = np.dtype(A.dtype if A.dtype is not None else np.float64)
     if kind.kind not in "biuf":
         raise TypeError(f"A has dtype {kind}, wanted real numbers")
-    dtype = np.dtype(np.float32 if kind == np.float32 else np.float64)
+    dtype: DType = np.dtype(np.float32 if kind == np.float32 else np.float64)
     return LinearMap(_as_function(A, size, dtype, "A"), size, dtype, _flops(A), None)
 
 
 def as_preconditioner(
-    preconditioner: Any, size: int, dtype: np.dtype[Any], layout: Any = None
-) -> Any:
+    preconditioner: object, size: int, dtype: DType, layout: Layout | None = None
+) -> CoreOperator | Array | Multiply | None:
     """What the core takes: None, a diagonal (P,), an operator of its own or a function of rows.
 
     `layout` is that of the net of A, if A has one.
@@ -87,7 +87,7 @@ def as_preconditioner(
     return core
 
 
-def _check_kind(preconditioner: Any) -> None:
+def _check_kind(preconditioner: object) -> None:
     """Refuse what approximates no inverse, or none yet."""
     if isinstance(preconditioner, type):
         name = preconditioner.__name__
@@ -118,7 +118,7 @@ def _check_kind(preconditioner: Any) -> None:
             )
 
 
-def _parts(operator: Any) -> list[Any]:
+def _parts(operator: object) -> list[object]:
     """The operators that a sum or product is made of, or the one that is given."""
     parts = getattr(operator, "parts", None) if isinstance(operator, Operator) else None
     if parts is None:
@@ -126,7 +126,7 @@ def _parts(operator: Any) -> list[Any]:
     return [inner for part in parts for inner in _parts(part)]
 
 
-def _check_fit(preconditioner: Any, size: int, layout: Any) -> None:
+def _check_fit(preconditioner: object, size: int, layout: Layout | None) -> None:
     shape = getattr(preconditioner, "shape", None)
     if shape is not None and tuple(shape) != (size, size):
         raise ValueError(f"preconditioner has shape {tuple(shape)}, wanted ({size}, {size})")
@@ -147,7 +147,7 @@ def _flops(A: Any) -> float:
     return 2.0 * A.nnz if is_sparse(A) else float(getattr(A, "flops_per_product", math.nan))
 
 
-def _core_dtype(core: Any) -> np.dtype[Any] | None:
+def _core_dtype(core: object) -> DType | None:
     """Float type of an operator of the core; None for anything else."""
     for dtype in FLOAT_TYPES:
         if isinstance(core, core_for(dtype).LinearOperator):
@@ -155,19 +155,25 @@ def _core_dtype(core: Any) -> np.dtype[Any] | None:
     return None
 
 
-def _as_function(A: Any, size: int, dtype: np.dtype[Any], name: str) -> Callable[[Any], Any]:
+def _as_function(A: Any, size: int, dtype: DType, name: str) -> Multiply:
     """Return rows times A, contiguous and of `dtype`; NaN passes, the solver reports it."""
     is_matrix = isinstance(A, np.ndarray) or is_sparse(A)
     multiply = A.matvec if hasattr(A, "matvec") else A.__matmul__
     multiply_block = A.__matmul__ if is_matrix else getattr(A, "matmat", None)
 
-    def one(x: Any) -> Any:
+    def one(x: Array) -> RealArray:
         y = as_real(multiply(x), f"the product with {name}")
         if y.size != size:
             raise ValueError(f"the product with {name} has shape {y.shape}, wanted ({size},)")
         return y.reshape(1, size)
 
-    def function(rows: Any) -> Any:
+    def function(rows: Array) -> Array:
+        if not is_matrix:
+            return together(rows)
+        with np.errstate(over="ignore", invalid="ignore"):  # a status tells of it
+            return together(rows)
+
+    def together(rows: Array) -> Array:
         count = rows.shape[0]
         if count == 1:
             products = one(rows[0])

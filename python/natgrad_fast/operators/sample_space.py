@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, ClassVar
 
+import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._arrays import as_vector, core_for
+from .._typing import Array, CoreSampleSpace
 from .base import Operator
 from .curvature import GaussNewtonMatrix
 
@@ -63,6 +65,7 @@ class SampleSpace(Operator):
     True
     """
 
+    core: CoreSampleSpace
     solve: ClassVar[Callable[..., Any]]  # of linear/sample_space.py, which knows more
 
     def __init__(self, matrix: GaussNewtonMatrix) -> None:
@@ -91,12 +94,13 @@ class SampleSpace(Operator):
         """
         if scale == self._bias_scale:
             return self
-        if scale not in self._others:
+        other = self._others.get(scale)
+        if other is None:
             other = SampleSpace.__new__(SampleSpace)
             vars(other).update(vars(self), _bias_scale=scale, _others={})
             other.core = core_for(self.dtype).SampleSpace(self._matrix.core, bias_scale=scale)
             self._others = {scale: other}
-        return self._others[scale]
+        return other
 
     @property
     def T(self) -> Operator:
@@ -108,26 +112,26 @@ class SampleSpace(Operator):
         """True: K = U'U."""
         return True
 
-    def _apply(self, rows: Any) -> Any:
+    def _apply(self, rows: Array) -> Array:
         return self.core.apply(rows)
 
-    def _apply_transpose(self, rows: Any) -> Any:
+    def _apply_transpose(self, rows: Array) -> Array:
         return self.core.apply(rows)
 
     def prepare(self) -> None:
         """Compute the layer Grams that products with K need; the first product does otherwise."""
         self.core.prepare_products()
 
-    def kernel(self) -> NDArray[Any]:
+    def kernel(self) -> NDArray[np.float64]:
         """K (n, n) in float64, rows in the order (case, column)."""
-        kernel: NDArray[Any] = self.core.kernel()
+        kernel: NDArray[np.float64] = self.core.kernel()
         return kernel
 
-    def to_dense(self) -> Any:
+    def to_dense(self) -> Array:
         """K (n, n) in the dtype of the operator; see `kernel`."""
         return self.kernel().astype(self.dtype)
 
-    def diagonal(self) -> Any:
+    def diagonal(self) -> Array:
         """Diagonal (n,) of K."""
         return self.kernel().diagonal().astype(self.dtype)
 
@@ -135,12 +139,12 @@ class SampleSpace(Operator):
         """Trace of K, which is that of U U'."""
         return float(self.kernel().trace())
 
-    def multiply_factor(self, w: ArrayLike) -> Any:
+    def multiply_factor(self, w: ArrayLike) -> Array:
         """Return U w (P,) for w (n,)."""
         w = as_vector(w, "w", self.shape[0], self.dtype)
         return self.core.multiply_factor(w, num_params=self._matrix.shape[0])
 
-    def multiply_factor_transposed(self, v: ArrayLike) -> Any:
+    def multiply_factor_transposed(self, v: ArrayLike) -> Array:
         """Return U'v (n,) for v (P,)."""
         return self.core.multiply_factor_transposed(
             as_vector(v, "v", self._matrix.shape[0], self.dtype)

@@ -39,9 +39,12 @@ class Preconditioner(Operator):
         Batches in the moving averages.
     core
         What `cg` multiplies with, without a detour through Python.
+    follows_batches : bool
+        Whether `update_on` measures batches of its net.
     """
 
     role: Role = "inverse"
+    follows_batches: bool = True
     kind: str
     net: MLP
     loss: Loss
@@ -87,6 +90,11 @@ class Preconditioner(Operator):
         """The operator itself: it is symmetric."""
         return self
 
+    @property
+    def positive_semidefinite(self) -> bool:
+        """True: the inverse is positive definite for any batch and damping."""
+        return True
+
     def update_on(self, batch: Batch, linearization: Any = None) -> None:
         """Measure a batch at the net's present parameters, as ``update`` does.
 
@@ -117,11 +125,6 @@ class Preconditioner(Operator):
                 f"the preconditioner is of another net or loss: {self.net!r} and {self.loss!r}, "
                 f"wanted {net!r} and {loss!r}"
             )
-
-    @property
-    def positive_semidefinite(self) -> bool:
-        """True: the inverse is positive definite for any batch and damping."""
-        return True
 
     def _apply(self, rows: Any) -> Any:
         return self.core.apply(rows)

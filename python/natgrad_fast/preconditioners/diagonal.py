@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .._arrays import as_name, as_number, as_vector
+from .._typing import Array
 from ..losses import Loss, LossName
 from ..model.batch import Batch
 from ..model.mlp import MLP
@@ -74,7 +75,7 @@ class DiagonalPreconditioner(Preconditioner):
         if damping is not None:
             damping = as_number(damping, "damping", above=0.0)
         self._num_updates = 0
-        self._diagonal = np.zeros(net.num_params)
+        self._diagonal: Array = np.zeros(net.num_params)
         self._inverse: Any = None
         if X is None:
             refuse_without_batch(y=y, sample_weight=sample_weight, damping=damping)

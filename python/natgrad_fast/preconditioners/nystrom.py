@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._arrays import as_count, as_floats, as_num_threads, as_number, as_rows, core_for
-from .._typing import Linearization
+from .._arrays import all_finite, as_count, as_num_threads, as_number, as_rows, core_for
+from .._state import StateReader
+from .._typing import Array, CoreNystrom, Linearization, State
 from ..losses import Loss, LossName, as_loss
 from ..model.batch import Batch
 from ..model.mlp import MLP
@@ -84,10 +85,11 @@ class Nystrom(Preconditioner):
     """
 
     kind = "nystrom"
+    chunk_size = None
 
     def __init__(
         self,
-        A: Any,
+        A: object,
         loss: LossName | Loss | None = None,
         X: ArrayLike | None = None,
         *,
@@ -100,6 +102,7 @@ class Nystrom(Preconditioner):
         num_threads: int | None = None,
     ) -> None:
         operator: LinearMap | None = None
+        self.follows_batches = isinstance(A, MLP)
         if isinstance(A, MLP):
             if loss is None:
                 raise ValueError("loss and X are missing: a net needs both")
@@ -130,12 +133,15 @@ class Nystrom(Preconditioner):
         self._lock = threading.Lock()  # of what an update replaces
         self.core = self._new_core()
         if operator is not None:
-            self._update(operator)
+            self._update_with(operator)
         elif X is not None:
             self.update(X, sample_weight=sample_weight)
 
-    def _new_core(self) -> Any:
-        return core_for(self.dtype).Nystrom(self.shape[0], num_threads=self.num_threads)
+    def _new_core(self) -> CoreNystrom:
+        core: CoreNystrom = core_for(self.dtype).Nystrom(
+            self.shape[0], num_threads=self.num_threads
+        )
+        return core
 
     @property
     def num_updates(self) -> int:
@@ -171,30 +177,41 @@ class Nystrom(Preconditioner):
         Raises
         ------
         ValueError, TypeError
-            For arguments of a wrong shape, type or range, or products that are not finite; the
-            approximation stays as it was, and so it does when A raises.
+            For arguments of a wrong shape, type or range, or an operator whose products are not
+            finite.
+        FloatingPointError
+            If the products are not finite because the outputs of the net are too large.
+
+        Notes
+        -----
+        Where it raises, and where a product of A does, the approximation stays as it was.
         """
-        if self._is_of_net and not hasattr(A, "matvec"):
-            A = Fisher(
-                self.net, self.loss, A, sample_weight=sample_weight, num_threads=self.num_threads
-            )
-        elif sample_weight is not None:
+        if self.follows_batches and not hasattr(A, "matvec"):
+            return self.update_on(self._batch(A, None, sample_weight))
+        if sample_weight is not None:
             raise TypeError("sample_weight goes with cases X of the net it was built with")
-        operator = as_linear_map(A)
+        self._update_with(as_linear_map(A))
+
+    def update_on(self, batch: Batch, linearization: Linearization | None = None) -> None:
+        """Approximate the Fisher matrix of a batch; see `Preconditioner.update_on`."""
+        self.check_belongs(batch.net, batch.loss)
+        self._update(as_linear_map(Fisher.on(batch.without_l2(), linearization)))
+
+    def check_belongs(self, net: MLP, loss: Loss) -> None:
+        """Raise ValueError unless it is of this net and loss; see `Preconditioner`."""
+        if not self.follows_batches:
+            raise ValueError(f"{self!r} was built with an operator: it has no net and no loss")
+        super().check_belongs(net, loss)
+
+    def _update_with(self, operator: LinearMap) -> None:
         if (operator.size, operator.size) != self.shape:
             raise ValueError(f"A has shape {(operator.size,) * 2}, wanted {self.shape}")
         if operator.dtype != self.dtype:
             raise ValueError(f"A has dtype {operator.dtype}, wanted {self.dtype}")
-        self._update(operator)
-
-    def update_on(self, batch: Batch, linearization: Linearization | None = None) -> None:
-        """Approximate the Fisher matrix of a batch, l2 apart; see `Preconditioner.update_on`."""
-        self.check_belongs(batch.net, batch.loss)
-        self._update(as_linear_map(Fisher.on(batch.without_l2(), linearization)))
-
-    @property
-    def _is_of_net(self) -> bool:
-        return getattr(self, "net", None) is not None
+        try:
+            self._update(operator)
+        except FloatingPointError as error:
+            raise ValueError(str(error)) from None
 
     def _update(self, operator: LinearMap) -> None:
         rng = np.random.default_rng(self._seed)
@@ -212,10 +229,10 @@ class Nystrom(Preconditioner):
             rank = min(2 * rank, self._max_rank)
         self._replace(core, self._num_updates + 1)
 
-    def _replace(self, core: Any, num_updates: int, damping: float | None = None) -> None:
+    def _replace(self, core: CoreNystrom, num_updates: int, damping: float | None = None) -> None:
         """Take over a new approximation, and a new damping if one is given."""
         with self._lock:
-            damping = self._damping if damping is None else damping
+            damping = (self._damping or 0.0) if damping is None else damping
             core.refresh(damping)
             self.core, self._damping, self._num_updates = core, damping, num_updates
             self.flops_per_product = 4.0 * self.shape[0] * self.rank
@@ -239,7 +256,7 @@ class Nystrom(Preconditioner):
             self.core.refresh(damping)
             self._damping = damping
 
-    def to_dense(self, *, damped: bool = False) -> Any:
+    def to_dense(self, *, damped: bool = False) -> Array:
         """Form the approximation U L U' (P, P) of A, or with `damped` the matrix ``@`` inverts.
 
         Not the matrix of ``@`` itself: that is the inverse of ``to_dense(damped=True)``.
@@ -252,7 +269,7 @@ class Nystrom(Preconditioner):
         dense = np.eye(self.shape[0]) + (vectors.T * weights) @ vectors
         return (dense / core.scale).astype(self.dtype)
 
-    def diagonal(self) -> Any:
+    def diagonal(self) -> Array:
         """Diagonal (P,) of the approximation U L U', not damped; float64."""
         core = self._measured_core()
         return core.eigenvalues @ np.square(core.vectors, dtype=np.float64)
@@ -276,7 +293,7 @@ class Nystrom(Preconditioner):
         damping = as_number(damping, "damping", minimum=0.0)
         return float(self._measured_core().log_determinant(damping))
 
-    def sqrt_solve(self, v: ArrayLike) -> Any:
+    def sqrt_solve(self, v: ArrayLike) -> Array:
         """Multiply with the symmetric square root of the inverse: R v with R R = R R' = M.
 
         Of standard normal v it makes samples of covariance M, at the costs of ``M @ v``.
@@ -293,18 +310,19 @@ class Nystrom(Preconditioner):
         roots = self._measured_core().apply_root(rows)
         return roots.T if is_block else roots[0]
 
-    def _apply(self, rows: Any) -> Any:
+    def _apply(self, rows: Array) -> Array:
         return self._measured_core().apply(rows)
 
-    def _measured_core(self) -> Any:
+    def _measured_core(self) -> CoreNystrom:
         self._check_measured()
-        return self.core
+        core: CoreNystrom = self.core
+        return core
 
     def _check_measured(self) -> None:
         if self._num_updates == 0:
             raise ValueError("there is nothing to invert yet: call update(X) first")
 
-    def _extend(self, omega: Any, rank: int, rng: np.random.Generator) -> Any:
+    def _extend(self, omega: Array, rank: int, rng: np.random.Generator) -> Array:
         """Orthonormal rows (rank, P), the first of which are those of omega."""
         rows = np.empty((rank, omega.shape[1]), self.dtype)
         rows[: len(omega)] = omega
@@ -314,37 +332,56 @@ class Nystrom(Preconditioner):
         rows[: len(omega)] = omega  # their products are known
         return rows
 
-    def _state(self) -> dict[str, Any]:
-        return {"eigenvalues": self.core.eigenvalues, "vectors": self.core.vectors}
+    def state_dict(self) -> State:
+        """Approximation, damping and counter: copies, plain types and arrays.
 
-    def _load(self, state: Mapping[str, Any]) -> None:
-        core, num_updates, damping = self._read(state)
-        self._replace(core, num_updates, damping)
+        Returns
+        -------
+        dict
+        """
+        with self._lock:
+            return {
+                "kind": self.kind,
+                "dtype": str(self.dtype),
+                "num_updates": self._num_updates,
+                "damping": self._damping,
+                "rank": self.rank,
+                "eigenvalues": self.core.eigenvalues,
+                "vectors": self.core.vectors,
+            }
 
-    def _read(self, state: Mapping[str, Any]) -> tuple[Any, int, float]:
-        """Core, number of updates and damping of a state, checked; nothing is changed."""
-        missing = {"num_updates", "damping", "eigenvalues", "vectors"} - set(state)
-        if missing:
-            raise ValueError(f"the state lacks {', '.join(sorted(missing))}")
-        num_updates = as_count(state["num_updates"], "num_updates of the state", 0)
-        damping = as_number(state["damping"], "damping of the state", minimum=0.0)
-        double = np.dtype(np.float64)
-        values = as_floats(state["eigenvalues"], "eigenvalues of the state", double, 1)
-        vectors = as_floats(state["vectors"], "vectors of the state", self.dtype, 2)
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Put back what `state_dict` of an approximation of the same size and dtype returned.
+
+        Parameters
+        ----------
+        state : dict
+
+        Raises
+        ------
+        ValueError
+            If the state is not one, which leaf it is that is refused; nothing is changed then.
+        """
+        self._replace(*self._read(state))
+
+    def _read(self, state: Mapping[str, object]) -> tuple[CoreNystrom, int, float]:
+        """Core, number of updates and damping of a state, checked."""
+        names = ("kind", "dtype", "num_updates", "damping", "rank", "eigenvalues", "vectors")
+        reader = StateReader(state, "state", names)
+        reader.same("kind", self.kind)
+        reader.same("dtype", str(self.dtype))
+        num_updates, damping = reader.integer("num_updates"), reader.number("damping", minimum=0.0)
         size = self.shape[0]
-        if vectors.shape != (values.size, size) or values.size > size:
-            raise ValueError(
-                f"vectors of the state have shape {vectors.shape}, wanted ({values.size}, {size})"
-            )
-        if (num_updates == 0) != (values.size == 0):
-            raise ValueError(f"the state has {values.size} eigenvalues of {num_updates} updates")
+        rank = reader.integer("rank", min(num_updates, 1), size if num_updates > 0 else 0)
+        values = reader.array("eigenvalues", (rank,), np.dtype(np.float64))
         if (np.diff(values) > 0.0).any() or (values < 0.0).any():
-            raise ValueError("eigenvalues of the state must be >= 0 and decrease")
+            raise reader.refuse("eigenvalues", "numbers >= 0 that do not increase")
         core = self._new_core()
+        vectors = reader.array("vectors", (rank, size), self.dtype)
         core.set_approximation(values, vectors=vectors)
         return core, num_updates, damping
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle by the state."""
         return _from_state, (type(self), self.__getstate__())
 
@@ -359,8 +396,7 @@ class Nystrom(Preconditioner):
         approximation = attributes.pop("approximation")
         self.__dict__.update(attributes)
         self._lock = threading.Lock()
-        core, num_updates, damping = self._read(approximation)
-        self._replace(core, num_updates, damping)
+        self._replace(*self._read(approximation))
 
 
 def _from_state(kind: type[Nystrom], state: dict[str, Any]) -> Nystrom:
@@ -369,15 +405,15 @@ def _from_state(kind: type[Nystrom], state: dict[str, Any]) -> Nystrom:
     return nystrom
 
 
-def _as_rank(rank: Any, name: str, size: int) -> int:
+def _as_rank(rank: object, name: str, size: int) -> int:
     count = as_count(rank, name, 1)
     if count > size:
         raise ValueError(f"{name} must be <= P = {size}, got {count}")
     return count
 
 
-def _products(operator: LinearMap, rows: Any) -> Any:
-    products = operator.apply(rows)
-    if not core_for(operator.dtype).all_finite(products, num_threads=1):
-        raise ValueError("A has products with NaN or Inf")
+def _products(operator: LinearMap, rows: Array) -> Array:
+    products: Array = operator.apply(rows)
+    if not all_finite(products):
+        raise FloatingPointError("A has products with NaN or Inf")
     return products

@@ -10,6 +10,7 @@ from .._arrays import as_count, as_name, as_number
 from .._state import StateReader
 from .._typing import Array, Linearization, State
 from ..linear.cg import cg
+from ..linear.results import CGResult
 from ..losses import Loss
 from ..model.batch import Batch
 from ..model.mlp import MLP
@@ -37,9 +38,8 @@ class CG(StepSolver):
     preconditioner : str, operator or (P,) array, optional
         Approximation of the inverse of the damped curvature matrix. A name ("kfac", "ekfac",
         "tkfac", "tekfac", "diagonal", "nystrom") stands for that preconditioner with one draw per
-        case and its other defaults. Named ones, and objects with ``update_on`` and ``refresh``, are
-        updated with the batch and refreshed with the damping (and l2) of every step; others stay as
-        they are.
+        case and its other defaults. Named ones, and preconditioners of the net, are updated with
+        the batch and refreshed with the damping (and l2) of every step; others stay as they are.
     warm_start : float
         Factor in [0, 1] on the last solution, with which the next solve starts; 0 starts from zero.
 
@@ -79,11 +79,12 @@ class CG(StepSolver):
         chosen = self.preconditioner
         if isinstance(chosen, str):
             chosen = PRECONDITIONERS[chosen](net, loss, seed=seed, num_threads=num_threads)
-        elif isinstance(chosen, Preconditioner):
+        adaptive = isinstance(chosen, Preconditioner) and chosen.follows_batches
+        if adaptive:
             chosen.check_belongs(net, loss)
         elif chosen is not None:
             as_preconditioner(chosen, net.num_params, net.dtype, net.layout)
-        vars(self).update(_current=chosen, _adaptive=isinstance(chosen, Preconditioner), _decay=0.0)
+        vars(self).update(_current=chosen, _adaptive=adaptive, _decay=0.0)
 
     @property
     def current_preconditioner(self) -> Any:
@@ -125,6 +126,7 @@ class CG(StepSolver):
             x0=x0,
             stopping=self.stopping,
         )
+        assert isinstance(result, CGResult)
         return Direction(result.x, result.info)
 
     def state_dict(self) -> State:

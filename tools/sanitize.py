@@ -1,0 +1,141 @@
+"""The tests under the sanitizers of the compiler, in an environment and build folders of their own.
+
+`python -m tools.sanitize [address] [thread] [--pytest ...]`; a finding ends a run with its report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from . import environment, prerequisites, requirements
+from .build import BuildError, build_wheel
+from .requirements import ROOT
+from .steps import Steps
+
+VENV = ROOT / ".venv-sanitize"
+
+
+@dataclass(frozen=True)
+class Sanitizer:
+    """What is compiled in, preloaded, told to the run-time library and run."""
+
+    argument: str  # of -fsanitize
+    libraries: tuple[str, ...]  # loaded before Python, which knows nothing of them
+    options: dict[str, str]
+    tests: tuple[str, ...]
+    openmp: bool = True
+
+
+SANITIZERS = {
+    # Left out: what preloads a malloc of its own, and what looks at the machine code.
+    "address": Sanitizer(
+        "address,undefined",
+        ("libasan.so", "libstdc++.so"),
+        {
+            # Python keeps memory to its end; tests ask for more memory than there is.
+            "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",
+            "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
+            "PYTHONMALLOC": "malloc",
+        },
+        ("-m", "not slow", "--ignore=tests/test_allocations.py", "--ignore=tests/test_isa.py"),
+    ),
+    # libgomp synchronises its threads in ways that the sanitizer does not see, so that every
+    # parallel loop would be a finding: this build has none, and the threads are those of Python.
+    "thread": Sanitizer(
+        "thread",
+        ("libtsan.so",),
+        {"TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1:die_after_fork=0"},
+        ("tests/test_threads.py", "-k", "python_threads or fork"),
+        openmp=False,
+    ),
+}
+
+
+def settings(name: str) -> dict[str, str]:
+    """Of the build: optimised a little, with the assertions of Eigen and pybind11, with symbols."""
+    sanitizer = SANITIZERS[name]
+    return {
+        "build-dir": f"build/sanitize-{name}/{{wheel_tag}}",
+        "install.strip": "false",
+        "cmake.define.NATGRAD_SANITIZE": sanitizer.argument,
+        "cmake.define.NATGRAD_OPENMP": "ON" if sanitizer.openmp else "OFF",
+        "cmake.define.CMAKE_CXX_FLAGS_RELEASE": "-O1 -gline-tables-only"
+        if "clang" in prerequisites.compiler()[0]
+        else "-O1 -g1",
+    }
+
+
+def install(name: str, steps: Steps) -> None:
+    """Bring the environment to the build for one sanitizer."""
+    variables = environment.variables()
+    digest = hashlib.sha256(environment.digest_of_sources(variables).encode())
+    digest.update(repr(settings(name)).encode())
+    key = digest.hexdigest()
+    there = environment.Environment(VENV, steps)
+    if there.has_package(key):
+        return
+    there.create()
+    environment.install_build_requirements(there)
+    there.install("test", requirements.for_extra("test"))
+    steps.say(f"building natgrad_fast with -fsanitize={SANITIZERS[name].argument}")
+    folder = ROOT / "build" / f"wheel-{name}"
+    wheel = build_wheel(there.python, folder, steps, variables, settings(name))
+    there.install_package(wheel, key, run_variables(name))
+
+
+def run_variables(name: str) -> dict[str, str]:
+    """The environment of a process that loads a module with a sanitizer in it."""
+    sanitizer = SANITIZERS[name]
+    compiler = prerequisites.compiler()
+    paths = []
+    for library in sanitizer.libraries:
+        command = [*compiler, f"-print-file-name={library}"]
+        paths.append(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    preload = " ".join(path.strip() for path in paths)
+    return {**os.environ, **sanitizer.options, "LD_PRELOAD": preload}
+
+
+def run(name: str, arguments: Sequence[str]) -> int:
+    """The tests; the exit code of pytest."""
+    command = [str(VENV / "bin" / "python"), "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    command += arguments or SANITIZERS[name].tests
+    setarch = shutil.which("setarch")
+    if name == "thread" and setarch:  # its memory map has no room for much randomisation
+        command = [setarch, "--addr-no-randomize", *command]
+    return subprocess.run(command, cwd=ROOT, env=run_variables(name)).returncode
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the sanitizers that are named, or all; the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tools.sanitize", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SANITIZERS)}")
+    parser.add_argument("--pytest", nargs=argparse.REMAINDER, default=[],
+                        help="arguments in the place of the usual ones")  # fmt: skip
+    args = parser.parse_args(argv)
+    unknown = set(args.names) - set(SANITIZERS)
+    if unknown:
+        parser.error(f"unknown sanitizer {', '.join(sorted(unknown))}")
+    steps = Steps()
+    failed = []
+    for name in args.names or SANITIZERS:
+        try:
+            install(name, steps)
+        except (environment.SetupError, BuildError) as error:
+            print(f"\n{error}", file=sys.stderr)
+            return 1
+        steps.say(f"{name}: tests")
+        if run(name, args.pytest) != 0:
+            failed.append(name)
+        steps.say(f"{name}: {'FAILED' if name in failed else 'nothing found'}")
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
