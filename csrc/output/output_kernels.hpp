@@ -19,72 +19,86 @@ inline constexpr T divide_limit = sizeof(T) == 4 ? T(1e2) : T(1e4);
 template <class T>
 void multiply_softmax(const ConstPanelMap<T>& p, PanelMap<T> r) {
   LaneArray<T> top = p.row(0), origin = r.row(0), mean = LaneArray<T>::Zero();
-  for (Index c = 1; c < p.rows(); ++c) {
+  for (Index c = 1; c < r.rows(); ++c) {
     origin = (p.row(c) > top).select(r.row(c), origin);
     top = top.max(p.row(c));
   }
-  for (Index c = 0; c < p.rows(); ++c) {
+  for (Index c = 0; c < r.rows(); ++c) {
     r.row(c) -= origin;
     mean += p.row(c) * r.row(c);
   }
-  for (Index c = 0; c < p.rows(); ++c) r.row(c) = p.row(c) * (r.row(c) - mean);
+  for (Index c = 0; c < r.rows(); ++c) r.row(c) = p.row(c) * (r.row(c) - mean);
 }
 
-// Of softmax: the place k of the largest p of every case (the first one if there are several), and
-// q_k = sqrt(p_k) there.
+// Of softmax: what is stored behind the C probabilities, the place k of the largest one and its root.
+// Selections are products with 0 or 1, for Eigen vectorises those.
 template <class T>
 struct Pivot {
   LaneArray<T> place, q;
 
-  explicit Pivot(const ConstPanelMap<T>& p) : place(LaneArray<T>::Zero()) {
-    LaneArray<T> top = p.row(0);
-    for (Index c = 1; c < p.rows(); ++c) {
-      place = (p.row(c) > top).select(T(c), place);
-      top = top.max(p.row(c));
-    }
-    q = top.sqrt();
-  }
-  auto at(Index c) const { return place == T(c); }
+  Pivot(const ConstPanelMap<T>& m, Index num_outputs)
+      : place(m.row(num_outputs)), q(m.row(num_outputs + 1)) {}
+  // 1 where k = c, else 0.
+  LaneArray<T> at(Index c) const { return (T(1) - (place - T(c)).abs()).max(T(0)); }
 };
 
 // With v = q + e_k, the reflector is I - v v' / (1 + q_k). Its column of output c > 0 is column c - 1
 // of H; if output 0 is not k, its column stands where that of k would be. H w needs
 // t = sum_{c != k} q_c w_c, w_c at the column of c:
 //   u_k = -q_k t,   u_c = q_c (w_c - q_c t / (1 + q_k)).
-// w(j) is row j - 1 of w, or what stands for it.
-template <class T, class W>
-void softmax_factor(const ConstPanelMap<T>& p, const W& w, PanelMap<T> u) {
-  const Pivot<T> k(p);
+// w (columns of H x cases).
+template <class T>
+void softmax_factor(const ConstPanelMap<T>& p, const ConstPanelMap<T>& w, PanelMap<T> u) {
+  const Pivot<T> k(p, u.rows());
   LaneArray<T> w_0 = LaneArray<T>::Zero(), t = w_0;
-  for (Index c = 1; c < p.rows(); ++c) {
-    const LaneArray<T> w_c = w(c);
-    w_0 = k.at(c).select(w_c, w_0);
-    t += k.at(c).select(T(0), p.row(c).sqrt() * w_c);
+  for (Index c = 1; c < u.rows(); ++c) {
+    const LaneArray<T> at = k.at(c), w_c = w.row(c - 1);
+    w_0 += at * w_c;
+    u.row(c) = p.row(c).sqrt() * ((T(1) - at) * w_c);
+    t += u.row(c);
   }
-  t += p.row(0).sqrt() * w_0;
+  u.row(0) = p.row(0).sqrt() * w_0;
+  t += u.row(0);
   const LaneArray<T> share = t / (T(1) + k.q), along = -k.q * t;
-  u.row(0) = k.at(0).select(along, p.row(0).sqrt() * w_0 - p.row(0) * share);
-  for (Index c = 1; c < p.rows(); ++c) {
-    const LaneArray<T> w_c = w(c);
-    u.row(c) = k.at(c).select(along, p.row(c).sqrt() * w_c - p.row(c) * share);
+  for (Index c = 0; c < u.rows(); ++c) {
+    const LaneArray<T> at = k.at(c);
+    u.row(c) += at * along - (T(1) - at) * (p.row(c) * share);
   }
+}
+
+// The same for the unit vector of a column of H, that of output j or, where j = k, of output 0.
+template <class T>
+void softmax_factor_column(const ConstPanelMap<T>& p, Index j, PanelMap<T> u) {
+  const Pivot<T> k(p, u.rows());
+  const LaneArray<T> swapped = k.at(j);
+  const LaneArray<T> q = (swapped * p.row(0) + (T(1) - swapped) * p.row(j)).sqrt();
+  const LaneArray<T> share = q / (T(1) + k.q), along = -k.q * q;
+  for (Index c = 0; c < u.rows(); ++c) {
+    const LaneArray<T> at = k.at(c);
+    u.row(c) = at * along - (T(1) - at) * (p.row(c) * share);
+  }
+  u.row(0) += swapped * q;
+  u.row(j) += (T(1) - swapped) * q;
 }
 
 // H'x:  w_c = x_c - q_c (x_k + sum_{i != k} q_i x_i / (1 + q_k)); x(c) gives row c.
 template <class T, class X>
-void reflect(const ConstPanelMap<T>& p, const X& x, PanelMap<T> w) {
-  const Pivot<T> k(p);
-  const LaneArray<T> x_0 = x(0);
-  LaneArray<T> x_k = x_0, sum = k.at(0).select(T(0), p.row(0).sqrt() * x_0);
-  for (Index c = 1; c < p.rows(); ++c) {
-    const LaneArray<T> x_c = x(c);
-    x_k = k.at(c).select(x_c, x_k);
-    sum += k.at(c).select(T(0), p.row(c).sqrt() * x_c);
+void reflect(const ConstPanelMap<T>& p, Index num_outputs, const X& x, PanelMap<T> w) {
+  const Pivot<T> k(p, num_outputs);
+  const LaneArray<T> x_0 = x(0), at_0 = k.at(0);
+  LaneArray<T> x_k = at_0 * x_0, sum = (T(1) - at_0) * (p.row(0).sqrt() * x_0);
+  for (Index c = 1; c < num_outputs; ++c) {
+    const LaneArray<T> at = k.at(c), x_c = x(c);
+    x_k += at * x_c;
+    sum += (T(1) - at) * (p.row(c).sqrt() * x_c);
+    w.row(c - 1) = x_c;
   }
   const LaneArray<T> along = x_k + sum / (T(1) + k.q), w_0 = x_0 - p.row(0).sqrt() * along;
-  for (Index c = 1; c < p.rows(); ++c)
-    w.row(c - 1) = k.at(c).select(w_0, x(c) - p.row(c).sqrt() * along);
-  if (p.rows() == 1) w.setZero();
+  for (Index c = 1; c < num_outputs; ++c) {
+    const LaneArray<T> at = k.at(c), w_c = w.row(c - 1) - p.row(c).sqrt() * along;
+    w.row(c - 1) = (T(1) - at) * w_c + at * w_0;
+  }
+  if (num_outputs == 1) w.setZero();
 }
 
 // (a x_m + b x_s)(a y_m + b y_s) - b^2 x_s y_s / 2
@@ -107,11 +121,11 @@ LaneArray<T, double> inner_softmax(const ConstPanelMap<T>& p,
                                    const ConstPanelMap<T>& r,
                                    const ConstPanelMap<T>& s) {
   LaneArray<T, double> r_mean = LaneArray<T, double>::Zero(), s_mean = r_mean, out = r_mean;
-  for (Index c = 0; c < p.rows(); ++c) {
+  for (Index c = 0; c < r.rows(); ++c) {
     r_mean += (p.row(c) * r.row(c)).template cast<double>();
     s_mean += (p.row(c) * s.row(c)).template cast<double>();
   }
-  for (Index c = 0; c < p.rows(); ++c)
+  for (Index c = 0; c < r.rows(); ++c)
     out += wide<T>(p, c) * (wide<T>(r, c) - r_mean) * (wide<T>(s, c) - s_mean);
   return out;
 }
@@ -161,13 +175,13 @@ template <class T>
 void divide_softmax(const ConstPanelMap<T>& p, PanelMap<T> e, PanelMap<T> r) {
   const auto x = [&](Index c) { return ratio(e.row(c), p.row(c).sqrt()); };
   LaneArray<T> sum = LaneArray<T>::Zero(), bad = sum;
-  for (Index c = 0; c < p.rows(); ++c) {
+  for (Index c = 0; c < e.rows(); ++c) {
     sum += e.row(c);
     bad = (x(c).abs() <= divide_limit<T>).select(bad, T(1));
   }
-  const T tolerance = T(4) * T(p.rows() + 4) * std::numeric_limits<T>::epsilon();
+  const T tolerance = T(4) * T(e.rows() + 4) * std::numeric_limits<T>::epsilon();
   bad = (sum.abs() <= tolerance).select(bad, T(1));
-  reflect<T>(p, x, r);
+  reflect<T>(p, e.rows(), x, r);
   split<T>(bad, e, r);
 }
 

@@ -53,9 +53,10 @@ OutputMatrices<T>::OutputMatrices(const Loss& loss,
     num_columns_ = num_samples;
   }
   if (form_ == OutputForm::identity) return;
-  const Index rows = form_ == OutputForm::outer
-                         ? checked_product(num_columns_, num_outputs, "samples * outputs")
-                         : num_outputs;
+  Index rows = num_outputs;
+  if (form_ == OutputForm::softmax) rows += 2;
+  if (form_ == OutputForm::outer)
+    rows = checked_product(num_columns_, num_outputs, "samples * outputs");
   data_ = Panels<T>(rows, checked_product(max_panels, Tile<T>::width, "number of cases"));
 }
 
@@ -220,13 +221,13 @@ void OutputMatrices<T>::factor_column(Index first, Index column, PanelView<T> u)
         uj.setZero();
         uj.row(column) = stored(first + j).row(column).abs().sqrt();
         break;
-      case OutputForm::softmax: {
-        const auto unit = [&](Index row) {
-          return LaneArray<T>::Constant(row == column + 1 ? T(1) : T(0));
-        };
-        softmax_factor<T>(stored(first + j), unit, uj);
+      case OutputForm::softmax:
+        if (num_outputs_ == 1) {
+          uj.setZero();
+        } else {
+          softmax_factor_column<T>(stored(first + j), column + 1, uj);
+        }
         break;
-      }
       case OutputForm::blocks: {
         const auto m = stored(first + j);
         const Index k = num_outputs_ / 2;
@@ -266,7 +267,7 @@ void OutputMatrices<T>::multiply_factor(Index first, PanelView<const T> w, Panel
         uj = stored(first + j).abs().sqrt() * wj;
         break;
       case OutputForm::softmax:
-        softmax_factor<T>(stored(first + j), [&](Index row) { return wj.row(row - 1); }, uj);
+        softmax_factor<T>(stored(first + j), wj, uj);
         break;
       case OutputForm::blocks: {
         const auto m = stored(first + j);
@@ -303,7 +304,7 @@ void OutputMatrices<T>::multiply_factor_transposed(Index first,
         break;
       case OutputForm::softmax: {
         const auto p = stored(first + j);
-        reflect<T>(p, [&](Index c) { return p.row(c).sqrt() * rj.row(c); }, wj);
+        reflect<T>(p, num_outputs_, [&](Index c) { return p.row(c).sqrt() * rj.row(c); }, wj);
         break;
       }
       case OutputForm::blocks: {

@@ -75,7 +75,8 @@ class OutputMatrices {
   double identity_ = 1;  // m of the scaled identity
   Index num_columns_ = 0;
   Index first_ = 0, count_ = 0;  // panels prepared last
-  // identity: empty; diagonal: m; softmax: p; blocks: a, then b; each (C x cases).
+  // identity: empty; diagonal: m; blocks: a, then b; each (C x cases). softmax: p, then the place of
+  // the largest one and its root, (C + 2 x cases).
   // outer: G of a case column after column, (S C x cases).
   Panels<T> data_;
 };

@@ -35,7 +35,8 @@ struct SoftmaxCrossEntropy : LossDefaults {
   template <class T>
   void gradient(const ConstPanelMap<T>& z, const ConstPanelMap<T>& y, PanelMap<T> g) const {
     const Top<T> top(z);
-    const LaneArray<T> others = probabilities<T>(z, top, g);
+    const LaneArray<T, double> rest = probabilities<T>(z, top, g);
+    const LaneArray<T> others = (rest / (1 + rest)).template cast<T>();
     for (Index c = 0; c < z.rows(); ++c)
       for (int lane = 0; lane < num_lanes<T>; ++lane) {
         const bool at_top = top.place[lane] == static_cast<T>(c);
@@ -43,9 +44,13 @@ struct SoftmaxCrossEntropy : LossDefaults {
       }
   }
 
+  // p (C x cases), then the place of the largest one and its root.
   template <class T>
   void fisher(const ConstPanelMap<T>& z, PanelMap<T> m) const {
-    mean<T>(z, m);
+    const Top<T> top(z);
+    const LaneArray<T, double> rest = probabilities<T>(z, top, m);
+    m.row(z.rows()) = top.place;
+    m.row(z.rows() + 1) = (1 / (1 + rest)).sqrt().template cast<T>();
   }
 
   template <class T>
@@ -103,9 +108,11 @@ struct SoftmaxCrossEntropy : LossDefaults {
       }
   }
 
-  // p; returns the sums of all p but that at the top.
+  // p; returns the sums of e^(z_c - top) over all c but the place of the top, where it is 1.
   template <class T>
-  static LaneArray<T> probabilities(const ConstPanelMap<T>& z, const Top<T>& top, PanelMap<T> p) {
+  static LaneArray<T, double> probabilities(const ConstPanelMap<T>& z,
+                                            const Top<T>& top,
+                                            PanelMap<T> p) {
     LaneArray<T, double> rest = LaneArray<T, double>::Zero();
     each_exponential(z, top, [&](Index c, int lane, T e, bool at_top) {
       p(c, lane) = e;
@@ -113,7 +120,7 @@ struct SoftmaxCrossEntropy : LossDefaults {
     });
     const LaneArray<T> inverse = (1 / (1 + rest)).template cast<T>();
     for (Index c = 0; c < z.rows(); ++c) p.row(c) *= inverse;
-    return (rest / (1 + rest)).template cast<T>();
+    return rest;
   }
 };
 
