@@ -11,6 +11,7 @@ from typing import get_args
 import natgrad_fast as ng
 import pytest
 from natgrad_fast import _core, _typing
+from natgrad_fast.losses import LossName
 
 MYPY = shutil.which("mypy", path=Path(sys.executable).parent)
 needs_mypy = pytest.mark.skipif(MYPY is None, reason="mypy is not installed")
@@ -94,7 +95,7 @@ def test_results_are_arrays(tmp_path):
 
 def test_names_of_types_are_those_of_the_core():
     assert set(get_args(_typing.ActivationName)) == set(_core.activation_names)
-    assert set(get_args(_typing.LossName)) == set(_core.loss_names)
+    assert set(get_args(LossName)) == set(_core.loss_names)
 
 
 def test_any_is_rare():

@@ -34,7 +34,6 @@ __all__ = [
     "DType",
     "Layout",
     "Linearization",
-    "LossName",
     "Multiply",
     "RealArray",
     "State",
@@ -59,12 +58,4 @@ ActivationName: TypeAlias = Literal[
     "gelu",
     "silu",
     "sin",
-]
-LossName: TypeAlias = Literal[
-    "squared_error",
-    "softmax_cross_entropy",
-    "bernoulli_cross_entropy",
-    "poisson",
-    "student_t",
-    "gaussian_mean_variance",
 ]

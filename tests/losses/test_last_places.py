@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(not HAS_EXTENDED, reason="needs an extended long
 # Units in the last place of the float type, where something cancels of the larger term. Sums of
 # roundings: exponentials (1.1), logarithms (1.9), quotients, squares of roots in diagonals.
 ULP = 8
-# Of diagonals of softmax: p_c p_k, each of them to 2.2 ulp, from squares of products of their roots.
+# Of diagonals of softmax: p_c p_k, each to 2.2 ulp, from squares of products of their roots.
 ULP_OF_SQUARES = 12
 CASES = 64
 LOSSES = {

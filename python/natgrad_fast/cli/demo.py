@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._typing import ActivationName, LossName
+from .._typing import ActivationName
 from ..config import default_num_threads
+from ..losses import LossName
 from ..model.batch import value
 from ..model.mlp import MLP
 from ..solvers.cg import CG

@@ -4,9 +4,9 @@ Each is summed over the outputs of a case and averaged over cases; the link func
 the loss.
 
 Values, gradients, matrices and means are within 8 units in the last place of the net's dtype, or
-below its smallest normal number, for outputs of any size; where two terms of opposite sign cancel, as
-in exp(z) - y, in units of the larger one. Diagonals of the Fisher matrix of softmax_cross_entropy are
-within 12 units.
+below its smallest normal number, for outputs of any size; where two terms of opposite sign cancel,
+as in exp(z) - y, in units of the larger one. Diagonals of the Fisher matrix of
+softmax_cross_entropy are within 12 units.
 """
 
 from . import standard

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
 import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import _core
 from .._arrays import as_name, as_number, as_real
-from .._typing import Array, DType, LossName, RealArray
+from .._typing import Array, DType, RealArray
 from .base import Loss
 
 __all__ = [
     "BernoulliCrossEntropy",
     "GaussianMeanVariance",
+    "LossName",
     "Poisson",
     "SoftmaxCrossEntropy",
     "SquaredError",
@@ -157,6 +160,14 @@ class GaussianMeanVariance(Loss):
     name = "gaussian_mean_variance"
 
 
+LossName: TypeAlias = Literal[
+    "squared_error",
+    "softmax_cross_entropy",
+    "bernoulli_cross_entropy",
+    "poisson",
+    "student_t",
+    "gaussian_mean_variance",
+]
 _KINDS: tuple[type[Loss], ...] = (
     SquaredError,
     SoftmaxCrossEntropy,

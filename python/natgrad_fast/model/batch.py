@@ -19,8 +19,8 @@ from .._arrays import (
     as_sample_weight,
     core_for,
 )
-from .._typing import Array, CoreObjective, Linearization, LossName
-from ..losses import Loss, as_loss
+from .._typing import Array, CoreObjective, Linearization
+from ..losses import Loss, LossName, as_loss
 from .mlp import MLP, as_net
 
 __all__ = ["Batch", "BatchOptions", "value", "value_and_grad"]

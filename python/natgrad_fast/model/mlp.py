@@ -21,8 +21,8 @@ from .._arrays import (
     as_vector,
     core_for,
 )
-from .._typing import ActivationName, Array, DType, Linearization, LossName, State
-from ..losses import Loss, as_loss
+from .._typing import ActivationName, Array, DType, Linearization, State
+from ..losses import Loss, LossName, as_loss
 from .initializers import INITIALIZERS
 
 __all__ = ["MLP"]

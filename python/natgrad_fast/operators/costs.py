@@ -7,9 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from .._arrays import as_chunk_size, as_count, as_name, as_num_threads, core_for
-from .._typing import LossName
-from ..losses.base import Loss
-from ..losses.standard import as_loss
+from ..losses import Loss, LossName, as_loss
 from ..model.mlp import MLP, as_net
 
 __all__ = ["estimate_memory", "product_flops"]

@@ -12,8 +12,8 @@ from typing import Any, ClassVar, Self, Unpack
 from numpy.typing import ArrayLike
 
 from .._arrays import Decay, as_count, as_number, core_for
-from .._typing import Array, CoreCurvature, CoreHessian, Linearization, LossName
-from ..losses import Loss
+from .._typing import Array, CoreCurvature, CoreHessian, Linearization
+from ..losses import Loss, LossName
 from ..model.batch import Batch, BatchOptions
 from ..model.mlp import MLP
 from .base import Operator

@@ -7,8 +7,8 @@ from typing import Self, Unpack
 from numpy.typing import ArrayLike
 
 from .._arrays import core_for
-from .._typing import CoreHessian, Linearization, LossName
-from ..losses import Loss
+from .._typing import CoreHessian, Linearization
+from ..losses import Loss, LossName
 from ..model.batch import Batch, BatchOptions
 from ..model.mlp import MLP
 from .costs import product_flops

@@ -16,9 +16,7 @@ from .._arrays import (
     as_num_threads,
     as_number,
 )
-from .._typing import LossName
-from ..losses.base import Loss
-from ..losses.standard import as_loss
+from ..losses import Loss, LossName, as_loss
 from ..model.batch import Batch
 from ..model.mlp import MLP, as_net
 from ..operators.base import Operator, Role

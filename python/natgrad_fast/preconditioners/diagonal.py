@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .._arrays import as_name, as_number, as_vector
-from .._typing import Array, LossName
-from ..losses.base import Loss
+from .._typing import Array
+from ..losses import Loss, LossName
 from ..model.batch import Batch
 from ..model.mlp import MLP
 from ..operators.curvature import EmpiricalFisher, Fisher

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .._arrays import as_count, as_name, as_number, as_vector, core_for
-from .._typing import LossName
-from ..losses.base import Loss
+from ..losses import Loss, LossName
 from ..model.batch import Batch
 from ..model.mlp import MLP
 from .base import Preconditioner, refuse_without_batch

@@ -11,9 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from .._arrays import all_finite, as_count, as_num_threads, as_number, as_rows, core_for
 from .._state import StateReader
-from .._typing import Array, CoreNystrom, Linearization, LossName, State
-from ..losses.base import Loss
-from ..losses.standard import as_loss
+from .._typing import Array, CoreNystrom, Linearization, State
+from ..losses import Loss, LossName, as_loss
 from ..model.batch import Batch
 from ..model.mlp import MLP
 from ..operators.curvature import Fisher

@@ -13,9 +13,9 @@ from numpy.typing import ArrayLike
 
 from .._arrays import all_finite, as_count, as_decay, as_name, as_num_threads, dot
 from .._state import StateReader, inside
-from .._typing import Array, LossName, State
+from .._typing import Array, State
 from ..linear.results import SolveInfo, Status
-from ..losses import Loss, as_loss
+from ..losses import Loss, LossName, as_loss
 from ..model.batch import Batch
 from ..model.mlp import MLP, as_net
 from ..operators import GGN, EmpiricalFisher, Fisher, Hessian
