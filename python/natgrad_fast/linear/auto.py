@@ -6,13 +6,13 @@ import dataclasses
 import math
 import time
 from itertools import pairwise
-from types import SimpleNamespace
 from typing import Any
 
 from numpy.typing import ArrayLike
 
 from .._arrays import as_count, as_name, as_number, as_vector, core_for
 from ..operators.curvature import CurvatureMatrix, GaussNewtonMatrix
+from ..preconditioners.kfac import KFAC
 from .cg import cg
 from .results import Estimate, SolveResult
 from .sample_space import SampleSpace, kernel_flops, kernel_product_flops
@@ -213,22 +213,15 @@ def _kfac_estimate(matrix: GaussNewtonMatrix, iterations: int, rtol: float) -> E
     )
 
 
-def _kfac(matrix: GaussNewtonMatrix, damping: float) -> Any:
+def _kfac(matrix: GaussNewtonMatrix, damping: float) -> KFAC | None:
     """K-FAC on what `matrix` has linearised, for `cg`; None if the moments are not finite."""
     shift = matrix.decay.weights + matrix.damping + damping
     if shift <= 0.0:
         raise ValueError("method 'kfac_cg' needs damping + l2 > 0")
-    lin = matrix.linearization
-    factors = core_for(matrix.dtype).KroneckerFactors(
-        lin.architecture, kind="kfac", pi="trace", basis_period=1, num_threads=matrix.num_threads
-    )
-    finite = factors.update(
-        lin, matrix.loss.core, num_samples=1, seed=0, weights=matrix.sample_weight, decay=0.0
-    )
-    if not finite:
+    try:
+        return KFAC.on(matrix, damping=shift, samples=1, ema=0.0)
+    except FloatingPointError:
         return None
-    factors.refresh(shift)
-    return SimpleNamespace(core=factors, shape=matrix.shape)
 
 
 def _as_factored(matrix: CurvatureMatrix, method: str, preconditioner: Any) -> GaussNewtonMatrix:

@@ -7,7 +7,7 @@ from functools import partial
 
 from .base import Preconditioner
 from .diagonal import DiagonalPreconditioner
-from .kronecker import EKFAC, KFAC, TEKFAC, TKFAC
+from .kfac import EKFAC, KFAC, TEKFAC, TKFAC
 
 __all__ = ["PRECONDITIONERS"]
 
