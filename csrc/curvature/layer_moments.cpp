@@ -117,6 +117,15 @@ OutputPass<T> columns_of(OutputMatrices<T>& output, Index first_column, int num_
 }  // namespace
 
 template <class T>
+LayerBasis<T>::LayerBasis(Matrix<T> inputs, Matrix<T> outputs)
+    : inputs_transposed(std::move(inputs)),
+      outputs_transposed(std::move(outputs)),
+      constant(inputs_transposed.rows) {
+  const Index n = inputs_transposed.rows;
+  for (Index r = 0; r < n; ++r) constant[r] = inputs_transposed.row(r)[n - 1];
+}
+
+template <class T>
 Matrix<T> LayerMoments<T>::make_sums(Index rows, Index cols) {
   Matrix<T> sums(rows, cols, Panels<T>::count_for(cols) * Tile<T>::width);
   std::fill_n(sums.data.data(), sums.data.size(), T(0));
@@ -126,10 +135,19 @@ Matrix<T> LayerMoments<T>::make_sums(Index rows, Index cols) {
 template <class T>
 LayerMoments<T>::LayerMoments(const Architecture& net, MomentWeighting weighting)
     : net_(net), weighting_(weighting) {
+  reserve_sums();
+}
+
+template <class T>
+void LayerMoments<T>::reserve_sums() {
+  if (!sums_.inputs.empty()) return;
+  Moments<T> sums;
   for (const Layer& layer : net_.layers) {
-    inputs_.push_back(make_sums(num_inputs(layer), num_inputs(layer)));
-    outputs_.push_back(make_sums(layer.outputs, layer.outputs));
+    const Index n = layer.augmented_inputs();
+    sums.inputs.push_back(make_sums(n, n));
+    sums.outputs.push_back(make_sums(layer.outputs, layer.outputs));
   }
+  sums_ = std::move(sums);
 }
 
 template <class T>
@@ -141,6 +159,7 @@ Index LayerMoments<T>::columns_at_once(const Linearization<T>& lin, Index num_co
       sweep_bytes / (elements * static_cast<Index>(sizeof(T))), 1, num_columns);
 }
 
+// Scratch is made whole or not at all: a failing allocation leaves what was there.
 template <class T>
 void LayerMoments<T>::reserve(Linearization<T>& lin, const CaseWeights<T>& weights) {
   constexpr Index width = Tile<T>::width;
@@ -165,13 +184,40 @@ void LayerMoments<T>::reserve(Linearization<T>& lin, const CaseWeights<T>& weigh
 template <class T>
 void LayerMoments<T>::reserve_factors(Index num_columns) {
   while (static_cast<Index>(transposed_.size()) < num_columns) {
-    transposed_.emplace_back();
-    for (const Layer& layer : net_.layers) transposed_.back().emplace_back(chunk_, layer.outputs);
+    std::vector<Panels<T>> column;
+    for (const Layer& layer : net_.layers) column.emplace_back(chunk_, layer.outputs);
+    transposed_.push_back(std::move(column));
   }
-  for (const Layer& layer : net_.layers) {
-    if (scaled_.size() < net_.layers.size()) scaled_.emplace_back(layer.inputs, chunk_);
-    if (weighting_ == MomentWeighting::traces && traces_.size() < net_.layers.size())
-      traces_.emplace_back(weights_.size());
+  if (scaled_.empty()) {
+    std::vector<Panels<T>> scaled;
+    for (const Layer& layer : net_.layers) scaled.emplace_back(layer.inputs, chunk_);
+    scaled_ = std::move(scaled);
+  }
+  if (weighting_ == MomentWeighting::traces && traces_.empty()) {
+    std::vector<Buffer<double>> traces;
+    for (std::size_t l = 0; l < net_.layers.size(); ++l) traces.emplace_back(weights_.size());
+    traces_ = std::move(traces);
+  }
+}
+
+template <class T>
+void LayerMoments<T>::reserve_diagonals() {
+  if (rotated_.size() == 0) {
+    Buffer<T> rotated(chunk_ / Tile<T>::width * Panels<T>::stride_for(net_.max_width + 1));
+    rotated_transposed_ =
+        Buffer<T>(Panels<T>::stride_for(chunk_) * Panels<T>::count_for(net_.max_width + 1));
+    rotated_ = std::move(rotated);
+  }
+  if (squares_.empty()) {
+    std::vector<Panels<T>> squares;
+    for (const Layer& layer : net_.layers) squares.emplace_back(layer.outputs, chunk_);
+    squares_ = std::move(squares);
+  }
+  if (sums_.diagonals.empty()) {
+    std::vector<Matrix<T>> diagonals;
+    for (const Layer& layer : net_.layers)
+      diagonals.push_back(make_sums(layer.outputs, layer.augmented_inputs()));
+    sums_.diagonals = std::move(diagonals);
   }
 }
 
@@ -181,6 +227,7 @@ bool LayerMoments<T>::measure_factors(Linearization<T>& lin,
                                       const CaseWeights<T>& weights) {
   const Index columns = output.num_columns(), size = columns_at_once(lin, columns);
   reserve(lin, weights);
+  reserve_sums();
   reserve_factors(size);
   for (Buffer<double>& traces : traces_) std::fill_n(traces.data(), traces.size(), 0.0);
   for (Index c = 0; c < columns; c += size)
@@ -231,11 +278,11 @@ void LayerMoments<T>::add_outputs(const Deltas<T>& deltas, bool add) {
             add_squared_norms<T>(deltas(k, l).slice(first, count), traces_[l].data() + begin);
         }
       });
-  each_row_block(outputs_, threads_, [&](std::size_t l, Index r0, Index r1) {
+  each_row_block(sums_.outputs, threads_, [&](std::size_t l, Index r0, Index r1) {
     const auto pair = [&](Index k) {
       return std::pair<PanelView<const T>, PanelView<const T>>(deltas(k, l), features(k, l));
     };
-    add_rows<T>(deltas.num_vectors, pair, r0, r1, r0 / width, add, outputs_[l]);
+    add_rows<T>(deltas.num_vectors, pair, r0, r1, r0 / width, add, sums_.outputs[l]);
   });
 }
 
@@ -260,8 +307,8 @@ void LayerMoments<T>::add_inputs(const ChunkView<T>& chunk) {
             for (Index q = 0; q < width; ++q) out[r * width + q] = scales[q] * a[r * width + q];
         }
       });
-  each_row_block(inputs_, threads_, [&](std::size_t l, Index r0, Index r1) {
-    Matrix<T>& sum = inputs_[l];
+  each_row_block(sums_.inputs, threads_, [&](std::size_t l, Index r0, Index r1) {
+    Matrix<T>& sum = sums_.inputs[l];
     const PanelView<const T> u = scaled_[l].view().slice(0, chunk.count());
     const Index end = std::min(r1, u.rows);
     if (net_.layers[l].has_bias) sum_cases(u, r0, end, add, sum.row(sum.rows - 1));
@@ -274,9 +321,9 @@ void LayerMoments<T>::add_inputs(const ChunkView<T>& chunk) {
 
 template <class T>
 bool LayerMoments<T>::finish_factors() {
-  for (std::size_t l = 0; l < inputs_.size(); ++l) {
+  for (std::size_t l = 0; l < sums_.inputs.size(); ++l) {
     if (!net_.layers[l].has_bias) continue;
-    Matrix<T>& inputs = inputs_[l];
+    Matrix<T>& inputs = sums_.inputs[l];
     const Index last = inputs.rows - 1;
     double sum = 0;
     for (Index j = 0; j < weights_.size(); ++j)
@@ -285,7 +332,7 @@ bool LayerMoments<T>::finish_factors() {
     for (Index i = 0; i < last; ++i) inputs.row(i)[last] = inputs.row(last)[i];
   }
   std::atomic<bool> is_finite{true};
-  for (std::vector<Matrix<T>>* sums : {&inputs_, &outputs_})
+  for (std::vector<Matrix<T>>* sums : {&sums_.inputs, &sums_.outputs})
     each_row_block(*sums, threads_, [&](std::size_t l, Index r0, Index r1) {
       if (!mirror(r0, r1, (*sums)[l])) is_finite = false;
     });
@@ -299,16 +346,7 @@ void LayerMoments<T>::measure_diagonals(Linearization<T>& lin,
                                         const std::vector<LayerBasis<T>>& bases) {
   reserve(lin, weights);
   const Index columns = output.num_columns();
-  if (rotated_.size() == 0) {
-    rotated_ = Buffer<T>(lin.chunk_panels() * Panels<T>::stride_for(net_.max_width + 1));
-    rotated_transposed_ =
-        Buffer<T>(Panels<T>::stride_for(chunk_) * Panels<T>::count_for(net_.max_width + 1));
-  }
-  for (const Layer& layer : net_.layers) {
-    if (squares_.size() < net_.layers.size()) squares_.emplace_back(layer.outputs, chunk_);
-    if (diagonals_.size() < net_.layers.size())
-      diagonals_.push_back(make_sums(layer.outputs, num_inputs(layer)));
-  }
+  reserve_diagonals();
   lin.sweep_backward(
       columns_of(output, 0, lin.num_threads()), columns, [&](const Deltas<T>& deltas) {
         add_squares(deltas, bases);
@@ -349,7 +387,7 @@ void LayerMoments<T>::add_diagonals(const ChunkView<T>& chunk,
   const T* scales = weights_.data() + chunk.first() * width;
   for (std::size_t l = 0; l < net_.layers.size(); ++l) {
     const Layer& layer = net_.layers[l];
-    const Index n = num_inputs(layer);
+    const Index n = layer.augmented_inputs();
     const PanelView<T> rotated{rotated_.data(), n, Panels<T>::stride_for(n), chunk.count()};
     const PanelView<T> features{rotated_transposed_.data(),
                                 chunk.count() * width,
@@ -374,11 +412,13 @@ void LayerMoments<T>::add_diagonals(const ChunkView<T>& chunk,
     };
     parallel_for((layer.outputs + task_rows<T> - 1) / task_rows<T>, threads_, [&](Index task, int) {
       const Index r0 = task * task_rows<T>, r1 = std::min(layer.outputs, r0 + task_rows<T>);
-      add_rows<T>(1, pair, r0, r1, 0, chunk.first() > 0, diagonals_[l]);
+      add_rows<T>(1, pair, r0, r1, 0, chunk.first() > 0, sums_.diagonals[l]);
     });
   }
 }
 
+template struct LayerBasis<float>;
+template struct LayerBasis<double>;
 template class LayerMoments<float>;
 template class LayerMoments<double>;
 
