@@ -79,11 +79,14 @@ void each_row_block(const std::vector<Matrix<T>>& sums, int num_threads, const F
 
 // f(layer, first, count) for the tiles of the loaded chunk, for every layer.
 template <class T, class F>
-void each_layer_tile(const Linearization<T>& lin, int num_threads, const F& f) {
-  const Index tiles = lin.num_tiles();
-  parallel_for(static_cast<Index>(lin.net().layers.size()) * tiles, num_threads, [&](Index i, int) {
-    const Index first = i % tiles * lin.tile_panels();
-    f(static_cast<std::size_t>(i / tiles), first, lin.tile_count(first));
+void each_layer_tile(const ChunkView<T>& chunk,
+                     std::size_t num_layers,
+                     int num_threads,
+                     const F& f) {
+  const Index tiles = chunk.num_tiles();
+  parallel_for(static_cast<Index>(num_layers) * tiles, num_threads, [&](Index i, int) {
+    const Index first = i % tiles * chunk.tile_panels();
+    f(static_cast<std::size_t>(i / tiles), first, chunk.tile_count(first));
   });
 }
 
@@ -184,10 +187,9 @@ bool LayerMoments<T>::measure_factors(Linearization<T>& lin,
     lin.sweep_backward(
         columns_of(output, c, lin.num_threads()),
         std::min(size, columns - c),
-        [&](const Deltas<T>& deltas) { add_outputs(lin, deltas, c > 0 || lin.chunk_first() > 0); });
+        [&](const Deltas<T>& deltas) { add_outputs(deltas, c > 0 || deltas.chunk.first() > 0); });
   for (Index chunk = 0; chunk < lin.num_chunks(); ++chunk) {
-    lin.load(chunk);
-    add_inputs(lin);
+    add_inputs(lin.hold(chunk));
   }
   return finish_factors();
 }
@@ -202,30 +204,33 @@ void LayerMoments<T>::scale_features(const T* scales, Index first, Index count, 
 }
 
 template <class T>
-void LayerMoments<T>::add_outputs(Linearization<T>& lin, const Deltas<T>& deltas, bool add) {
+void LayerMoments<T>::add_outputs(const Deltas<T>& deltas, bool add) {
   constexpr Index width = Tile<T>::width;
-  const Index cases = lin.chunk_first() * width;
+  const ChunkView<T>& chunk = deltas.chunk;
+  const Index cases = chunk.first() * width;
   const bool traces = weighting_ == MomentWeighting::traces;
   const auto features = [&](Index k, std::size_t l) {
     return transposed_[static_cast<std::size_t>(k)][l].view();
   };
-  each_layer_tile(lin, threads_, [&](std::size_t l, Index first, Index count) {
-    const Index begin = cases + first * width, size = count * width;
-    std::array<T, max_tile_panels<T> * width> scales;
-    std::copy_n(weights_.data() + begin, size, scales.data());
-    if (traces) {
-      std::array<double, max_tile_panels<T> * width> norms;
-      norms.fill(net_.layers[l].has_bias ? 1.0 : 0.0);
-      add_squared_norms<T>(lin.activations(l).slice(first, count), norms.data());
-      for (std::size_t i = 0; i < static_cast<std::size_t>(size); ++i)
-        scales[i] = static_cast<T>(static_cast<double>(scales[i]) * norms[i]);
-    }
-    for (Index k = 0; k < deltas.num_vectors; ++k) {
-      transpose_panels<T>(deltas(k, l), first, count, features(k, l));
-      scale_features(scales.data(), first, count, features(k, l));
-      if (traces) add_squared_norms<T>(deltas(k, l).slice(first, count), traces_[l].data() + begin);
-    }
-  });
+  each_layer_tile(
+      chunk, net_.layers.size(), threads_, [&](std::size_t l, Index first, Index count) {
+        const Index begin = cases + first * width, size = count * width;
+        std::array<T, max_tile_panels<T> * width> scales;
+        std::copy_n(weights_.data() + begin, size, scales.data());
+        if (traces) {
+          std::array<double, max_tile_panels<T> * width> norms;
+          norms.fill(net_.layers[l].has_bias ? 1.0 : 0.0);
+          add_squared_norms<T>(chunk.activations(l).slice(first, count), norms.data());
+          for (std::size_t i = 0; i < static_cast<std::size_t>(size); ++i)
+            scales[i] = static_cast<T>(static_cast<double>(scales[i]) * norms[i]);
+        }
+        for (Index k = 0; k < deltas.num_vectors; ++k) {
+          transpose_panels<T>(deltas(k, l), first, count, features(k, l));
+          scale_features(scales.data(), first, count, features(k, l));
+          if (traces)
+            add_squared_norms<T>(deltas(k, l).slice(first, count), traces_[l].data() + begin);
+        }
+      });
   each_row_block(outputs_, threads_, [&](std::size_t l, Index r0, Index r1) {
     const auto pair = [&](Index k) {
       return std::pair<PanelView<const T>, PanelView<const T>>(deltas(k, l), features(k, l));
@@ -236,31 +241,32 @@ void LayerMoments<T>::add_outputs(Linearization<T>& lin, const Deltas<T>& deltas
 
 // The loaded chunk; the sums with the constant 1 go to the last row.
 template <class T>
-void LayerMoments<T>::add_inputs(Linearization<T>& lin) {
+void LayerMoments<T>::add_inputs(const ChunkView<T>& chunk) {
   constexpr Index width = Tile<T>::width;
-  const Index cases = lin.chunk_first() * width;
+  const Index cases = chunk.first() * width;
   const bool add = cases > 0;
-  each_layer_tile(lin, threads_, [&](std::size_t l, Index first, Index count) {
-    for (Index j = first; j < first + count; ++j) {
-      const Index begin = cases + j * width;
-      T scales[width];
-      for (Index q = 0; q < width; ++q) {
-        const double trace = traces_.empty() ? 1.0 : traces_[l][begin + q];
-        scales[q] = static_cast<T>(static_cast<double>(weights_[begin + q]) * trace);
-      }
-      const T* a = lin.activations(l).panel(j);
-      T* out = scaled_[l].view().panel(j);
-      for (Index r = 0; r < scaled_[l].rows(); ++r)
-        for (Index q = 0; q < width; ++q) out[r * width + q] = scales[q] * a[r * width + q];
-    }
-  });
+  each_layer_tile(
+      chunk, net_.layers.size(), threads_, [&](std::size_t l, Index first, Index count) {
+        for (Index j = first; j < first + count; ++j) {
+          const Index begin = cases + j * width;
+          T scales[width];
+          for (Index q = 0; q < width; ++q) {
+            const double trace = traces_.empty() ? 1.0 : traces_[l][begin + q];
+            scales[q] = static_cast<T>(static_cast<double>(weights_[begin + q]) * trace);
+          }
+          const T* a = chunk.activations(l).panel(j);
+          T* out = scaled_[l].view().panel(j);
+          for (Index r = 0; r < scaled_[l].rows(); ++r)
+            for (Index q = 0; q < width; ++q) out[r * width + q] = scales[q] * a[r * width + q];
+        }
+      });
   each_row_block(inputs_, threads_, [&](std::size_t l, Index r0, Index r1) {
     Matrix<T>& sum = inputs_[l];
-    const PanelView<const T> u = scaled_[l].view().slice(0, lin.chunk_count());
+    const PanelView<const T> u = scaled_[l].view().slice(0, chunk.count());
     const Index end = std::min(r1, u.rows);
     if (net_.layers[l].has_bias) sum_cases(u, r0, end, add, sum.row(sum.rows - 1));
     const auto pair = [&](Index) {
-      return std::pair<PanelView<const T>, PanelView<const T>>(u, lin.features(l));
+      return std::pair<PanelView<const T>, PanelView<const T>>(u, chunk.features(l));
     };
     if (r0 < end) add_rows<T>(1, pair, r0, end, r0 / width, add, sum);
   });
@@ -305,22 +311,22 @@ void LayerMoments<T>::measure_diagonals(Linearization<T>& lin,
   }
   lin.sweep_backward(
       columns_of(output, 0, lin.num_threads()), columns, [&](const Deltas<T>& deltas) {
-        add_squares(lin, deltas, bases);
-        if (deltas.first_vector + deltas.num_vectors == columns) add_diagonals(lin, bases);
+        add_squares(deltas, bases);
+        if (deltas.first_vector + deltas.num_vectors == columns) add_diagonals(deltas.chunk, bases);
       });
 }
 
 // squares = sum_c (U_G'u_ic)^2; column after column, so the passes of a sweep leave no trace.
 template <class T>
-void LayerMoments<T>::add_squares(Linearization<T>& lin,
-                                  const Deltas<T>& deltas,
+void LayerMoments<T>::add_squares(const Deltas<T>& deltas,
                                   const std::vector<LayerBasis<T>>& bases) {
+  const ChunkView<T>& chunk = deltas.chunk;
   constexpr Index width = Tile<T>::width;
   for (std::size_t l = 0; l < net_.layers.size(); ++l) {
     const Index d = net_.layers[l].outputs;
     const PanelView<T> rotated{rotated_.data(), d, Panels<T>::stride_for(d), deltas.count};
-    parallel_for(lin.num_tiles(), threads_, [&](Index tile, int) {
-      const Index first = tile * lin.tile_panels(), count = lin.tile_count(first);
+    parallel_for(chunk.num_tiles(), threads_, [&](Index tile, int) {
+      const Index first = tile * chunk.tile_panels(), count = chunk.tile_count(first);
       const PanelView<T> sum = squares_[l].view().slice(first, count);
       for (Index k = 0; k < deltas.num_vectors; ++k) {
         const PanelView<T> image = rotated.slice(first, count);
@@ -337,38 +343,38 @@ void LayerMoments<T>::add_squares(Linearization<T>& lin,
 }
 
 template <class T>
-void LayerMoments<T>::add_diagonals(Linearization<T>& lin,
+void LayerMoments<T>::add_diagonals(const ChunkView<T>& chunk,
                                     const std::vector<LayerBasis<T>>& bases) {
   constexpr Index width = Tile<T>::width;
-  const T* scales = weights_.data() + lin.chunk_first() * width;
+  const T* scales = weights_.data() + chunk.first() * width;
   for (std::size_t l = 0; l < net_.layers.size(); ++l) {
     const Layer& layer = net_.layers[l];
     const Index n = num_inputs(layer);
-    const PanelView<T> rotated{rotated_.data(), n, Panels<T>::stride_for(n), lin.chunk_count()};
+    const PanelView<T> rotated{rotated_.data(), n, Panels<T>::stride_for(n), chunk.count()};
     const PanelView<T> features{rotated_transposed_.data(),
-                                lin.chunk_count() * width,
+                                chunk.count() * width,
                                 Panels<T>::stride_for(chunk_),
                                 Panels<T>::count_for(n)};
-    parallel_for(lin.num_tiles(), threads_, [&](Index tile, int) {
-      const Index first = tile * lin.tile_panels(), count = lin.tile_count(first);
+    parallel_for(chunk.num_tiles(), threads_, [&](Index tile, int) {
+      const Index first = tile * chunk.tile_panels(), count = chunk.tile_count(first);
       const PanelView<T> image = rotated.slice(first, count);
       RowMajor<T> basis = bases[l].inputs_transposed.view();
       basis.cols = layer.inputs;
       ProductOptions<T> options;
       if (layer.has_bias) options.bias = bases[l].constant.data();
-      multiply<T>(basis, lin.activations(l).slice(first, count), image, options);
+      multiply<T>(basis, chunk.activations(l).slice(first, count), image, options);
       for (Index j = 0; j < count; ++j)
         for (Index i = 0; i < n * width; ++i) image.panel(j)[i] *= image.panel(j)[i];
       transpose_panels<T>(rotated, first, count, features);
       scale_features(scales + first * width, first, count, features);
     });
-    const PanelView<const T> squares = squares_[l].view().slice(0, lin.chunk_count());
+    const PanelView<const T> squares = squares_[l].view().slice(0, chunk.count());
     const auto pair = [&](Index) {
       return std::pair<PanelView<const T>, PanelView<const T>>(squares, features);
     };
     parallel_for((layer.outputs + task_rows<T> - 1) / task_rows<T>, threads_, [&](Index task, int) {
       const Index r0 = task * task_rows<T>, r1 = std::min(layer.outputs, r0 + task_rows<T>);
-      add_rows<T>(1, pair, r0, r1, 0, lin.chunk_first() > 0, diagonals_[l]);
+      add_rows<T>(1, pair, r0, r1, 0, chunk.first() > 0, diagonals_[l]);
     });
   }
 }

@@ -58,13 +58,11 @@ class LayerMoments {
   void reserve_factors(Index num_columns);
   Index columns_at_once(const Linearization<T>& lin, Index num_columns) const;
   // Added to what is in the sums if `add`.
-  void add_outputs(Linearization<T>& lin, const Deltas<T>& deltas, bool add);
-  void add_inputs(Linearization<T>& lin);
+  void add_outputs(const Deltas<T>& deltas, bool add);
+  void add_inputs(const ChunkView<T>& chunk);
   bool finish_factors();
-  void add_squares(Linearization<T>& lin,
-                   const Deltas<T>& deltas,
-                   const std::vector<LayerBasis<T>>& bases);
-  void add_diagonals(Linearization<T>& lin, const std::vector<LayerBasis<T>>& bases);
+  void add_squares(const Deltas<T>& deltas, const std::vector<LayerBasis<T>>& bases);
+  void add_diagonals(const ChunkView<T>& chunk, const std::vector<LayerBasis<T>>& bases);
   static void scale_features(const T* scales, Index first, Index count, PanelView<T> out);
 
   const Architecture net_;
