@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from .._typing import State
 from ..losses import Loss, LossName
 from ..model.mlp import MLP
-from .kronecker import KroneckerPreconditioner
+from .kronecker import KroneckerPreconditioner, Pi
 
 __all__ = ["EKFAC", "KFAC", "TEKFAC", "TKFAC"]
 
@@ -79,7 +79,7 @@ class KFAC(KroneckerPreconditioner):
         samples: int | None = None,
         seed: int = 0,
         damping: float | None = None,
-        pi: str = "trace",
+        pi: Pi = "trace",
         ema: float = 0.95,
         sample_weight: ArrayLike | None = None,
         num_threads: int | None = None,
@@ -127,7 +127,7 @@ class TKFAC(KFAC):
         X: ArrayLike | None = None,
         y: ArrayLike | None = None,
         *,
-        pi: str = "unit",
+        pi: Pi = "unit",
         **options: Any,
     ) -> None:
         super().__init__(net, loss, X, y, pi=pi, **options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,7 +21,7 @@ from .base import Averages, Preconditioner, refuse_without_batch
 
 __all__ = ["KroneckerPreconditioner", "LayerFactors"]
 
-_PI = ("trace", "frobenius", "unit", "exact")
+Pi: TypeAlias = Literal["trace", "frobenius", "unit", "exact"]
 # Part of its trace below which eigenvalues of a factor are rounding, in units of eps.
 _NOISE = 64.0
 
@@ -64,14 +64,14 @@ class KroneckerPreconditioner(Preconditioner):
         X: ArrayLike | None,
         y: ArrayLike | None,
         *,
-        pi: str = "exact",
+        pi: Pi = "exact",
         basis_period: int = 1,
         damping: float | None,
         sample_weight: ArrayLike | None,
         **options: Any,
     ) -> None:
         self._set_up(net, loss, **options)
-        self.pi = as_name(pi, "pi", _PI)
+        self.pi = as_name(pi, "pi", get_args(Pi))
         self.basis_period = as_count(basis_period, "basis_period", 1)
         if damping is not None:
             damping = as_number(damping, "damping", above=0.0)
