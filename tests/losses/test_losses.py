@@ -258,6 +258,7 @@ def test_bad_parameters(make, error, message):
         (POISSON, 2, [[1, 0], [2, -1]], r"y must be >= 0, got -1.0 at row 1, column 1"),
         (POISSON, 2, [[1, 0], [2, np.nan]], r"y has NaN or Inf .* at row 1, column 1"),
         (STUDENT, 2, [1, 2], r"y has shape \(2,\), wanted \(2, 2\)"),
+        (SOFTMAX, 3, [[1], [2]], r"y has shape \(2, 1\), wanted labels \(2,\) or probabilities"),
         (MEAN_VARIANCE, 3, [[1], [2]], r"outputs must be even .*, got 3"),
         (MEAN_VARIANCE, 4, np.zeros((2, 4)), r"y has shape \(2, 4\), wanted \(2, 2\)"),
         (MEAN_VARIANCE, 2, np.zeros(3), r"y has shape \(3, 1\), wanted \(2, 1\)"),

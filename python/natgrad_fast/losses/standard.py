@@ -43,6 +43,9 @@ class SoftmaxCrossEntropy(Loss):
         a = as_real(y, "y")
         if a.ndim == 1:
             return self._one_hot(a, num_cases, num_outputs, dtype)
+        if a.shape != (num_cases, num_outputs):
+            wanted = f"labels ({num_cases},) or probabilities ({num_cases}, {num_outputs})"
+            raise ValueError(f"y has shape {a.shape}, wanted {wanted}")
         p = super().targets(a, num_cases, num_outputs, dtype)
         if (p < 0).any():
             i, c = np.argwhere(p < 0)[0]
