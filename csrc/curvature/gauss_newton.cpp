@@ -106,17 +106,6 @@ void add_squares(PanelView<const T> u, Index j, const T* sign, bool accumulate, 
     }
 }
 
-// out[q] += sum_r in[r, q]^2 in double.
-template <class T>
-void add_square_norms(const T* in, Index rows, double* out) {
-  constexpr Index width = Tile<T>::width;
-  for (Index r = 0; r < rows; ++r)
-    for (Index q = 0; q < width; ++q) {
-      const double x = static_cast<double>(in[r * width + q]);
-      out[q] += x * x;
-    }
-}
-
 }  // namespace
 
 template <class T>
@@ -184,15 +173,14 @@ double CurvatureOperator<T>::trace() {
       Buffer<double> inputs(static_cast<Index>(net.layers.size()) * width);  // |a_{l-1}|^2
       std::fill(inputs.data(), inputs.data() + inputs.size(), 0.0);
       for (std::size_t l = 0; l < net.layers.size(); ++l)
-        add_square_norms(deltas.chunk.activations(l).panel(j),
-                         net.layers[l].inputs,
-                         inputs.data() + static_cast<Index>(l) * width);
+        add_squared_norms<T>(deltas.chunk.activations(l).slice(j, 1),
+                             inputs.data() + static_cast<Index>(l) * width);
       // Column by column: the order of the sum does not depend on how many fit into one pass.
       for (Index k = 0; k < deltas.num_vectors; ++k) {
         output_.factor_sign(first + j, deltas.first_vector + k, 1, sign);
         for (std::size_t l = 0; l < net.layers.size(); ++l) {
           double norms[width] = {};
-          add_square_norms(deltas(k, l).panel(j), net.layers[l].outputs, norms);
+          add_squared_norms<T>(deltas(k, l).slice(j, 1), norms);
           const double* input = inputs.data() + static_cast<Index>(l) * width;
           for (Index q = 0; q < width; ++q)
             value[q] += static_cast<double>(sign[q]) * norms[q] *

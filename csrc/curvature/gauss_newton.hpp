@@ -3,6 +3,7 @@
 #include <array>
 #include <memory>
 
+#include "linalg/operator.hpp"
 #include "net/linearization.hpp"
 #include "net/shift.hpp"
 #include "output/case_weights.hpp"

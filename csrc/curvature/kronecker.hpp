@@ -17,6 +17,7 @@
 
 #include "curvature/kronecker_damping.hpp"
 #include "curvature/layer_moments.hpp"
+#include "linalg/operator.hpp"
 
 namespace natgrad {
 

@@ -8,16 +8,9 @@
 namespace natgrad {
 namespace {
 
-// Rows or columns of a layer in one task of a product, whole register tiles and panels.
-template <class T>
-constexpr Index task_size = 96;
-
-// A row stride that is an odd number of cache lines: the rows of a register tile lie in different
-// cache sets.
 template <class T>
 Matrix<T> padded_matrix(Index rows, Index cols) {
-  constexpr Index line = 64 / static_cast<Index>(sizeof(T));
-  Matrix<T> result(rows, cols, ((cols + line - 1) / line | 1) * line);
+  Matrix<T> result(rows, cols, padded_stride<T>(cols));
   std::fill_n(result.data.data(), result.data.size(), T(0));
   return result;
 }
@@ -170,8 +163,8 @@ void KroneckerBasis<T>::add(const Matrix<T>& inputs_transposed,
 template <class T>
 KroneckerScratch<T>::KroneckerScratch(const Architecture& architecture, int num_threads)
     : net(architecture) {
-  static_assert(task_size<T> % Tile<T>::width == 0 && task_size<T> % Tile<T>::rows == 0);
-  constexpr Index panels = task_size<T> / Tile<T>::width;
+  static_assert(rows_per_task % Tile<T>::width == 0 && rows_per_task % Tile<T>::rows == 0);
+  constexpr Index panels = rows_per_task / Tile<T>::width;
   double flops = 0;
   for (std::size_t l = 0; l < net.layers.size(); ++l) {
     const Index d = net.layers[l].outputs, n = net.layers[l].augmented_inputs();
@@ -179,8 +172,8 @@ KroneckerScratch<T>::KroneckerScratch(const Architecture& architecture, int num_
     images.emplace_back(d, n);
     scaled.emplace_back(d, n);
     const Index count = images.back().count();
-    for (Index r = 0; r < d; r += task_size<T>)
-      row_tasks_.push_back({l, r, std::min(d, r + task_size<T>)});
+    for (Index r = 0; r < d; r += rows_per_task)
+      row_tasks_.push_back({l, r, std::min(d, r + rows_per_task)});
     for (Index j = 0; j < count; j += panels)
       panel_tasks_.push_back({l, j, std::min(count, j + panels)});
     flops += 2.0 * static_cast<double>(d) * static_cast<double>(n) * static_cast<double>(d + n);

@@ -11,10 +11,6 @@ namespace {
 // the order of sums depends on the size of the batch alone.
 constexpr Index sweep_bytes = Index{32} << 20;
 
-// Rows of a sum in one task, whole register tiles and whole panels.
-template <class T>
-constexpr Index task_rows = 96;
-
 // C = [C] + sum over pairs of U B, for rows [r0, r1) and the panels of B from `first_panel` on. The
 // order of sums is by Tile::depth cases, then by pairs: chunks of the batch leave no trace.
 template <class T, class Pair>
@@ -41,31 +37,19 @@ void add_rows(Index num_pairs,
     }
 }
 
-// norms[i] += |a_i|^2
-template <class T>
-void add_squared_norms(PanelView<const T> a, double* norms) {
-  constexpr Index width = Tile<T>::width;
-  for (Index j = 0; j < a.count; ++j)
-    for (Index r = 0; r < a.rows; ++r)
-      for (Index q = 0; q < width; ++q) {
-        const double value = static_cast<double>(a.panel(j)[r * width + q]);
-        norms[j * width + q] += value * value;
-      }
-}
-
 // f(layer, r0, r1) for blocks of the rows of every sum, those with the most elements above the
 // diagonal first.
 template <class T, class F>
 void each_row_block(const std::vector<Matrix<T>>& sums, int num_threads, const F& f) {
-  static_assert(task_rows<T> % Tile<T>::width == 0 && task_rows<T> % Tile<T>::rows == 0);
+  static_assert(rows_per_task % Tile<T>::width == 0 && rows_per_task % Tile<T>::rows == 0);
   struct Block {
     std::size_t layer;
     Index begin, end, elements;
   };
   std::vector<Block> blocks;
   for (std::size_t l = 0; l < sums.size(); ++l)
-    for (Index r = 0; r < sums[l].rows; r += task_rows<T>) {
-      const Index end = std::min(sums[l].rows, r + task_rows<T>);
+    for (Index r = 0; r < sums[l].rows; r += rows_per_task) {
+      const Index end = std::min(sums[l].rows, r + rows_per_task);
       blocks.push_back({l, r, end, (end - r) * (sums[l].cols - r)});
     }
   std::stable_sort(blocks.begin(), blocks.end(), [](const Block& a, const Block& b) {
@@ -410,10 +394,11 @@ void LayerMoments<T>::add_diagonals(const ChunkView<T>& chunk,
     const auto pair = [&](Index) {
       return std::pair<PanelView<const T>, PanelView<const T>>(squares, features);
     };
-    parallel_for((layer.outputs + task_rows<T> - 1) / task_rows<T>, threads_, [&](Index task, int) {
-      const Index r0 = task * task_rows<T>, r1 = std::min(layer.outputs, r0 + task_rows<T>);
-      add_rows<T>(1, pair, r0, r1, 0, chunk.first() > 0, sums_.diagonals[l]);
-    });
+    parallel_for(
+        (layer.outputs + rows_per_task - 1) / rows_per_task, threads_, [&](Index task, int) {
+          const Index r0 = task * rows_per_task, r1 = std::min(layer.outputs, r0 + rows_per_task);
+          add_rows<T>(1, pair, r0, r1, 0, chunk.first() > 0, sums_.diagonals[l]);
+        });
   }
 }
 

@@ -11,7 +11,6 @@
 namespace natgrad {
 namespace {
 
-constexpr Index rows_per_task = 96;
 // Panels of a Gram matrix that are multiplied at once, so that they are added while in the cache.
 constexpr Index panels_per_step = 8;
 

@@ -8,27 +8,10 @@
 #include <vector>
 
 #include "linalg/dense.hpp"
+#include "linalg/matrix.hpp"
 #include "linalg/vectors.hpp"
 
 namespace natgrad {
-
-// An owning row-major (rows x cols) matrix.
-template <class T>
-struct Matrix {
-  Matrix() = default;
-  // `stride` >= cols elements from row to row; 0: cols.
-  Matrix(Index row_count, Index col_count, Index stride = 0)
-      : rows(row_count),
-        cols(col_count),
-        ld(stride == 0 ? col_count : stride),
-        data(checked_product(rows, ld, "matrix size")) {}
-  RowMajor<T> view() const { return {data.data(), rows, cols, ld}; }
-  T* row(Index i) { return data.data() + i * ld; }
-  const T* row(Index i) const { return data.data() + i * ld; }
-
-  Index rows = 0, cols = 0, ld = 0;
-  Buffer<T> data;
-};
 
 // Eigenvalues below this part of the trace are noise of sums that were accumulated in T.
 template <class T>

@@ -14,19 +14,12 @@ Index choose_pass_size(Index num_vectors, Index bytes) {
   return (num_vectors + passes - 1) / passes;
 }
 
-// Row stride of at least `cols` elements, an odd number of cache lines: the rows of a register tile
-// then lie in different cache sets for any width.
-template <class T>
-Index padded_stride(Index cols) {
-  constexpr Index line = 64 / static_cast<Index>(sizeof(T));
-  return ((cols + line - 1) / line | 1) * line;
-}
-
 // Rows of a weight matrix in one task of the outer products: about a sixteenth of all, whole
 // register tiles.
 Index task_rows(Index num_params, Index inputs, Index tile_rows) {
   const Index rows = num_params / (16 * inputs);
-  return std::clamp<Index>((rows + tile_rows - 1) / tile_rows * tile_rows, tile_rows, 96);
+  return std::clamp<Index>(
+      (rows + tile_rows - 1) / tile_rows * tile_rows, tile_rows, rows_per_task);
 }
 
 double sweep_flops(const Architecture& net, Index num_cases) {
