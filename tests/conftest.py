@@ -14,8 +14,7 @@ import natgrad_fast as ng
 import numpy as np
 import pytest
 
-# What a script starts in its background ignores Ctrl-C, and so do its children, of which some here are
-# sent it.
+# What a script starts in its background ignores Ctrl-C, and so do its children. Some tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadline, since tests never time anything; derandomised, so that a failure can be repeated.
