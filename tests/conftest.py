@@ -1,6 +1,7 @@
 """Fixtures, the tolerance table and the header with the build under test."""
 
 import os
+import signal
 from types import SimpleNamespace
 
 # Threads that wait by spinning make a suite of tiny calls several times slower on a busy machine:
@@ -12,6 +13,9 @@ import hypothesis
 import natgrad_fast as ng
 import numpy as np
 import pytest
+
+# What a script starts in its background ignores Ctrl-C, and so do its children. Some tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadline, since tests never time anything; derandomised, so that a failure can be repeated.
 hypothesis.settings.register_profile(

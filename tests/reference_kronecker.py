@@ -77,7 +77,7 @@ def tkfac_factors(layer):
     delta = w @ (input_trace * output_trace)
     phi = np.einsum("i,ip,iq->pq", w * output_trace, a, a)
     psi = np.einsum("i,irs->rs", w * input_trace, gam)
-    return delta, psi / delta, phi / delta
+    return delta, psi / (delta or 1.0), phi / (delta or 1.0)
 
 
 def factors(kind, layer):
@@ -85,6 +85,8 @@ def factors(kind, layer):
     if kind in ("kfac", "ekfac"):
         return kfac_factors(layer)
     delta, psi, phi = tkfac_factors(layer)
+    if delta == 0.0:
+        return np.zeros_like(psi), np.zeros_like(phi)
     return np.sqrt(delta) * psi, np.sqrt(delta) * phi
 
 
@@ -98,10 +100,13 @@ def _identity_like(m):
 
 
 def damped(kind, layer, damping, pi):
-    """The matrix that stands for F_l + damping I, of K-FAC and TKFAC."""
+    """The matrix that stands for F_l + damping I, of K-FAC and TKFAC.
+
+    Where a factor is a number or zero, all of the damping goes into the other one.
+    """
     left, right = factors(kind, layer)
-    if pi == "exact":
-        product = np.kron(left, right)
+    product = np.kron(left, right)
+    if pi == "exact" or 1 in (len(left), len(right)) or not product.any():
         return product + damping * _identity_like(product)
     mean_size = {
         "trace": lambda m: np.trace(m) / len(m),

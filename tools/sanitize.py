@@ -44,7 +44,13 @@ SANITIZERS = {
             "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
             "PYTHONMALLOC": "malloc",
         },
-        ("-m", "not slow", "--ignore=tests/test_allocations.py", "--ignore=tests/test_isa.py"),
+        (
+            "-m",
+            "not slow",
+            "--ignore=tests/test_allocations.py",
+            "--ignore=tests/test_isa.py",
+            "--ignore=tests/tools",
+        ),
     ),
     # libgomp synchronises its threads in ways that the sanitizer does not see, so that every
     # parallel loop would be a finding: this build has none, and the threads are those of Python.

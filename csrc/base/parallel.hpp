@@ -25,6 +25,9 @@ inline int max_threads() {
 }
 #endif
 
+// Below this many flops a second thread costs more than it brings.
+inline constexpr double serial_flops = 1e6;
+
 // Set in a forked child: the threads of the parent's team do not exist there, and libgomp would
 // wait for them forever.
 inline std::atomic<bool> threads_disabled{false};

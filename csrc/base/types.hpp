@@ -11,18 +11,4 @@ namespace natgrad {
 
 using Index = std::ptrdiff_t;
 
-// A symmetric linear map on R^P. apply() may use scratch of its own, so it is not const.
-template <class T>
-class LinearOperator {
- public:
-  virtual ~LinearOperator() = default;
-  virtual Index size() const = 0;
-  // y = A x;  x, y are (P,) and do not overlap.
-  virtual void apply(const T* x, T* y) = 0;
-  // y_k = A x_k;  x, y (K x P).
-  virtual void apply_block(const T* x, Index num_vectors, T* y) {
-    for (Index k = 0; k < num_vectors; ++k) apply(x + k * size(), y + k * size());
-  }
-};
-
 }  // namespace natgrad

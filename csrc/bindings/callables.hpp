@@ -6,6 +6,7 @@
 
 #include "bindings/registry.hpp"
 #include "krylov/cg.hpp"
+#include "linalg/operator.hpp"
 
 namespace natgrad {
 

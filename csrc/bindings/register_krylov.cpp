@@ -85,18 +85,13 @@ void register_vectors(py::module_& m) {
         const Index rows = a.shape(0), cols = a.shape(1);
         auto result = out<T>({cols, rows});
         T* result_data = result.mutable_data();
-        std::atomic<bool> finite{true};
+        bool is_finite = false;
         {
           py::gil_scoped_release release;
-          constexpr Index strip = 1024;
-          parallel_for((rows + strip - 1) / strip, check_threads(num_threads), [&](Index i, int) {
-            const Index first = i * strip, count = std::min(strip, rows - first);
-            const T* a_strip = a_data + first * cols;
-            if (!all_finite(a_strip, count * cols)) finite = false;
-            transpose(a_strip, count, cols, cols, result_data + first, rows);
-          });
+          is_finite =
+              transpose_and_check(a_data, rows, cols, check_threads(num_threads), result_data);
         }
-        return py::make_tuple(result, finite.load());
+        return py::make_tuple(result, is_finite);
       },
       py::arg("a"),
       py::kw_only(),

@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "bindings/arrays.hpp"
+#include "linalg/operator.hpp"
 #include "output/case_weights.hpp"
 
 namespace natgrad {

@@ -106,17 +106,6 @@ void add_squares(PanelView<const T> u, Index j, const T* sign, bool accumulate, 
     }
 }
 
-// out[q] += sum_r in[r, q]^2 in double.
-template <class T>
-void add_square_norms(const T* in, Index rows, double* out) {
-  constexpr Index width = Tile<T>::width;
-  for (Index r = 0; r < rows; ++r)
-    for (Index q = 0; q < width; ++q) {
-      const double x = static_cast<double>(in[r * width + q]);
-      out[q] += x * x;
-    }
-}
-
 }  // namespace
 
 template <class T>
@@ -132,7 +121,7 @@ void CurvatureOperator<T>::diagonal(T* out) {
     squares.emplace_back(lin.chunk_panels() * width, layer.inputs);
   }
   lin.sweep_backward(factor_pass(), columns, [&](const Deltas<T>& deltas) {
-    const Index first = lin.chunk_first();
+    const Index first = deltas.chunk.first();
     parallel_for(deltas.count, lin.work_threads(), [&](Index j, int) {
       T sign[width];
       for (Index k = 0; k < deltas.num_vectors; ++k) {
@@ -146,7 +135,7 @@ void CurvatureOperator<T>::diagonal(T* out) {
     });
     if (deltas.first_vector + deltas.num_vectors < columns) return;
     for (std::size_t l = 0; l < squares.size(); ++l) {
-      const PanelView<const T> from = lin.features(l);
+      const PanelView<const T> from = deltas.chunk.features(l);
       const PanelView<T> to = squares[l].view();
       parallel_for(from.count, lin.work_threads(), [&](Index j, int) {
         for (Index i = 0; i < deltas.count * width * width; ++i)
@@ -177,22 +166,21 @@ double CurvatureOperator<T>::trace() {
   Buffer<double> values(lin.num_panels() * width);
   std::fill(values.data(), values.data() + values.size(), 0.0);
   lin.sweep_backward(factor_pass(), output_.num_columns(), [&](const Deltas<T>& deltas) {
-    const Index first = lin.chunk_first();
+    const Index first = deltas.chunk.first();
     parallel_for(deltas.count, lin.work_threads(), [&](Index j, int) {
       T sign[width];
       double* value = values.data() + (first + j) * width;
       Buffer<double> inputs(static_cast<Index>(net.layers.size()) * width);  // |a_{l-1}|^2
       std::fill(inputs.data(), inputs.data() + inputs.size(), 0.0);
       for (std::size_t l = 0; l < net.layers.size(); ++l)
-        add_square_norms(lin.activations(l).panel(j),
-                         net.layers[l].inputs,
-                         inputs.data() + static_cast<Index>(l) * width);
+        add_squared_norms<T>(deltas.chunk.activations(l).slice(j, 1),
+                             inputs.data() + static_cast<Index>(l) * width);
       // Column by column: the order of the sum does not depend on how many fit into one pass.
       for (Index k = 0; k < deltas.num_vectors; ++k) {
         output_.factor_sign(first + j, deltas.first_vector + k, 1, sign);
         for (std::size_t l = 0; l < net.layers.size(); ++l) {
           double norms[width] = {};
-          add_square_norms(deltas(k, l).panel(j), net.layers[l].outputs, norms);
+          add_squared_norms<T>(deltas(k, l).slice(j, 1), norms);
           const double* input = inputs.data() + static_cast<Index>(l) * width;
           for (Index q = 0; q < width; ++q)
             value[q] += static_cast<double>(sign[q]) * norms[q] *
@@ -210,16 +198,20 @@ double CurvatureOperator<T>::trace() {
 // out += the block of units r and s: sum over cases of h a_bar a_bar', h the only row of
 // pair_weights.
 template <class T>
-void CurvatureOperator<T>::add_to_block(
-    std::size_t l, const Panels<T>& pair_weights, Index r, Index s, T* out) {
+void CurvatureOperator<T>::add_to_block(std::size_t l,
+                                        const ChunkView<T>& chunk,
+                                        const Panels<T>& pair_weights,
+                                        Index r,
+                                        Index s,
+                                        T* out) {
   constexpr Index width = Tile<T>::width;
   const Linearization<T>& lin = *linearization_;
   const Layer& layer = lin.net().layers[l];
-  const Index d = layer.inputs, count = lin.chunk_count();
+  const Index d = layer.inputs, count = chunk.count();
   const Index p = d * layer.outputs + (layer.has_bias ? layer.outputs : 0);
-  const bool accumulate = lin.chunk_first() > 0;
+  const bool accumulate = chunk.first() > 0;
   Panels<T> scaled(d, count * width);
-  const PanelView<const T> a = lin.activations(l), h = pair_weights.view();
+  const PanelView<const T> a = chunk.activations(l), h = pair_weights.view();
   for (Index j = 0; j < count; ++j)
     for (Index i = 0; i < d; ++i)
       for (Index q = 0; q < width; ++q)
@@ -227,7 +219,7 @@ void CurvatureOperator<T>::add_to_block(
   Buffer<T> gram(d * d), edge(d + 1);
   T* corner = out + r * d * p + s * d;
   for (Index i = 0; accumulate && i < d; ++i) std::copy_n(corner + i * p, d, gram.data() + i * d);
-  multiply_outer<T>(scaled.view(), lin.features(l), 0, d, d, accumulate, gram.data());
+  multiply_outer<T>(scaled.view(), chunk.features(l), 0, d, d, accumulate, gram.data());
   for (Index i = 0; i < d; ++i)
     for (Index k = 0; k < d; ++k)
       out[(r * d + i) * p + s * d + k] = out[(s * d + k) * p + r * d + i] = gram[i * d + k];
@@ -253,7 +245,7 @@ void CurvatureOperator<T>::layer_block(std::size_t l, T* out) {
   // h_i[r, s] = sum_c s_ic u^{ic}[r] u^{ic}[s] for r >= s, row r (r + 1) / 2 + s
   Panels<T> pairs(units * (units + 1) / 2, lin.chunk_panels() * width);
   lin.sweep_backward(factor_pass(), columns, [&](const Deltas<T>& deltas) {
-    const Index first = lin.chunk_first();
+    const Index first = deltas.chunk.first();
     parallel_for(deltas.count, lin.work_threads(), [&](Index j, int) {
       T sign[width];
       T* h = pairs.view().panel(j);
@@ -280,7 +272,7 @@ void CurvatureOperator<T>::layer_block(std::size_t l, T* out) {
         for (Index j = 0; j < deltas.count; ++j)
           std::copy_n(
               pairs.view().panel(j) + (r * (r + 1) / 2 + s) * width, width, h.view().panel(j));
-        add_to_block(l, h, r, s, out);
+        add_to_block(l, deltas.chunk, h, r, s, out);
       }
     });
   });

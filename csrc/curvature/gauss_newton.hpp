@@ -3,6 +3,7 @@
 #include <array>
 #include <memory>
 
+#include "linalg/operator.hpp"
 #include "net/linearization.hpp"
 #include "net/shift.hpp"
 #include "output/case_weights.hpp"
@@ -66,7 +67,12 @@ class CurvatureOperator final : public LinearOperator<T> {
 
  private:
   OutputPass<T> factor_pass();
-  void add_to_block(std::size_t l, const Panels<T>& pair_weights, Index r, Index s, T* out);
+  void add_to_block(std::size_t l,
+                    const ChunkView<T>& chunk,
+                    const Panels<T>& pair_weights,
+                    Index r,
+                    Index s,
+                    T* out);
 
   std::shared_ptr<Linearization<T>> linearization_;
   CurvatureSpec<T> spec_;

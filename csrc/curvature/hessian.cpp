@@ -69,12 +69,12 @@ double HessianOperator<T>::estimate_bytes(const Architecture& net,
 template <class T>
 void HessianOperator<T>::load_tile(Index first) {
   const Linearization<T>& lin = *linearization_;
-  const Index count = lin.tile_count(first), in_batch = lin.chunk_first() + first;
+  const Index count = chunk_->tile_count(first), in_batch = chunk_->first() + first;
   const std::size_t num_layers = deltas_.size();
   for (std::size_t l = num_layers; l-- > 0;) {
     const PanelView<T> u = deltas_[l].view().slice(first, count);
     if (l + 1 == num_layers) {
-      const PanelView<const T> z = lin.activations(num_layers).slice(first, count);
+      const PanelView<const T> z = chunk_->activations(num_layers).slice(first, count);
       loss_gradient<T>(loss_, z, std::as_const(targets_).view().slice(in_batch, count), u);
       weights_.apply(in_batch, u);
     } else {
@@ -82,8 +82,8 @@ void HessianOperator<T>::load_tile(Index first) {
     }
     if (curved_[l].empty()) continue;
     const PanelView<T> e = curved_[l].view().slice(first, count);
-    const PanelView<const T> d1 = lin.derivatives(l).slice(first, count),
-                             d2 = lin.second_derivatives(l).slice(first, count);
+    const PanelView<const T> d1 = chunk_->derivatives(l).slice(first, count),
+                             d2 = chunk_->second_derivatives(l).slice(first, count);
     each_element(u, [&](Index j, Index i) {
       e.panel(j)[i] = d2.panel(j)[i] * u.panel(j)[i];
       u.panel(j)[i] *= d1.panel(j)[i];
@@ -96,13 +96,14 @@ void HessianOperator<T>::load(Index chunk) {
   if (chunk == loaded_) return;
   loaded_ = -1;
   Linearization<T>& lin = *linearization_;
-  lin.load(chunk);
-  const PanelView<const T> z = lin.activations(deltas_.size());
-  output_.prepare(lin.chunk_first(),
+  chunk_.reset();
+  chunk_.emplace(lin.hold(chunk));
+  const PanelView<const T> z = chunk_->activations(deltas_.size());
+  output_.prepare(chunk_->first(),
                   z,
-                  std::as_const(targets_).view().slice(lin.chunk_first(), z.count),
+                  std::as_const(targets_).view().slice(chunk_->first(), z.count),
                   lin.work_threads());
-  parallel_for(lin.num_tiles(), lin.work_threads(), [&](Index tile, int) {
+  parallel_for(chunk_->num_tiles(), lin.work_threads(), [&](Index tile, int) {
     load_tile(tile * lin.tile_panels());
   });
   loaded_ = chunk;
@@ -112,7 +113,7 @@ void HessianOperator<T>::load(Index chunk) {
 template <class T>
 void HessianOperator<T>::forward_tile(const T* v, Index first) {
   const Linearization<T>& lin = *linearization_;
-  const Index count = lin.tile_count(first);
+  const Index count = chunk_->tile_count(first);
   for (std::size_t l = 0; l < deltas_.size(); ++l) {
     const Layer& layer = lin.net().layers[l];
     const PanelView<T> s = tangents_[l].view().slice(first, count),
@@ -120,7 +121,7 @@ void HessianOperator<T>::forward_tile(const T* v, Index first) {
     ProductOptions<T> options;
     if (layer.has_bias) options.bias = v + layer.bias_offset;
     multiply<T>({v + layer.weight_offset, layer.outputs, layer.inputs, layer.inputs},
-                lin.activations(l).slice(first, count),
+                chunk_->activations(l).slice(first, count),
                 s,
                 options);
     if (l > 0) {
@@ -133,7 +134,7 @@ void HessianOperator<T>::forward_tile(const T* v, Index first) {
       each_element(s, [&](Index j, Index i) { a.panel(j)[i] = s.panel(j)[i]; });
       continue;
     }
-    const PanelView<const T> d1 = lin.derivatives(l).slice(first, count),
+    const PanelView<const T> d1 = chunk_->derivatives(l).slice(first, count),
                              e = curved_[l].view().slice(first, count);
     each_element(s, [&](Index j, Index i) {
       a.panel(j)[i] = d1.panel(j)[i] * s.panel(j)[i];
@@ -146,7 +147,7 @@ void HessianOperator<T>::forward_tile(const T* v, Index first) {
 template <class T>
 void HessianOperator<T>::backward_tile(Index first) {
   const Linearization<T>& lin = *linearization_;
-  const Index count = lin.tile_count(first), in_batch = lin.chunk_first() + first;
+  const Index count = chunk_->tile_count(first), in_batch = chunk_->first() + first;
   const std::size_t num_layers = deltas_.size();
   for (std::size_t l = num_layers; l-- > 0;) {
     const PanelView<T> r = r_deltas_[l].view().slice(first, count);
@@ -166,7 +167,7 @@ void HessianOperator<T>::backward_tile(Index first) {
           lin.transposed_weights(l + 1), r_deltas_[l + 1].view().slice(first, count), r, add);
     }
     if (curved_[l].empty()) continue;
-    const PanelView<const T> d1 = lin.derivatives(l).slice(first, count),
+    const PanelView<const T> d1 = chunk_->derivatives(l).slice(first, count),
                              q = tangents_[l].view().slice(first, count);
     each_element(r, [&](Index j, Index i) {
       r.panel(j)[i] = q.panel(j)[i] + d1.panel(j)[i] * r.panel(j)[i];
@@ -195,8 +196,8 @@ void HessianOperator<T>::outer_products(const T* v, T* out) {
   constexpr Index width = Tile<T>::width, step = Tile<T>::depth / width;
   const Linearization<T>& lin = *linearization_;
   const Architecture& net = lin.net();
-  const Index count = lin.chunk_count();
-  const bool later = lin.chunk_first() > 0, last = lin.chunk_first() + count == lin.num_panels();
+  const Index count = chunk_->count();
+  const bool later = chunk_->first() > 0, last = chunk_->first() + count == lin.num_panels();
   const std::vector<RowTask>& tasks = lin.row_tasks();
   parallel_for(static_cast<Index>(tasks.size()), lin.work_threads(), [&](Index i, int) {
     const auto [l, begin, end] = tasks[static_cast<std::size_t>(i)];
@@ -211,7 +212,7 @@ void HessianOperator<T>::outer_products(const T* v, T* out) {
       };
       T* w = out + layer.weight_offset;
       multiply_outer<T>(
-          ru.slice(j, n), from(lin.features(l)), begin, end, layer.inputs, later || j > 0, w);
+          ru.slice(j, n), from(chunk_->features(l)), begin, end, layer.inputs, later || j > 0, w);
       if (l > 0)
         multiply_outer<T>(u.slice(j, n),
                           from(std::as_const(features_[l]).view()),
@@ -242,7 +243,7 @@ void HessianOperator<T>::apply_block(const T* x, Index num_vectors, T* y) {
     for (Index k = 0; k < num_vectors; ++k) {
       const T* v = x + k * size();
       transpose_params(v);
-      parallel_for(lin.num_tiles(), lin.work_threads(), [&](Index tile, int) {
+      parallel_for(chunk_->num_tiles(), lin.work_threads(), [&](Index tile, int) {
         forward_tile(v, tile * lin.tile_panels());
         backward_tile(tile * lin.tile_panels());
       });

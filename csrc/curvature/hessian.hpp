@@ -1,7 +1,9 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 
+#include "linalg/operator.hpp"
 #include "net/linearization.hpp"
 #include "net/shift.hpp"
 #include "output/case_weights.hpp"
@@ -54,7 +56,8 @@ class HessianOperator final : public LinearOperator<T> {
   OutputMatrices<T> output_;
   Shift shift_;
 
-  std::mutex mutex_;  // guards what follows
+  std::optional<Chunk<T>> chunk_;  // of linearization_, which nobody else has
+  std::mutex mutex_;               // guards what follows
   Index loaded_ = -1;
   // Of the loaded chunk, (d_l x cases); layer l + 1 of the equations is element l.
   std::vector<Panels<T>> deltas_;      // u_l

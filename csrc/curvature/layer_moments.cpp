@@ -11,10 +11,6 @@ namespace {
 // the order of sums depends on the size of the batch alone.
 constexpr Index sweep_bytes = Index{32} << 20;
 
-// Rows of a sum in one task, whole register tiles and whole panels.
-template <class T>
-constexpr Index task_rows = 96;
-
 // C = [C] + sum over pairs of U B, for rows [r0, r1) and the panels of B from `first_panel` on. The
 // order of sums is by Tile::depth cases, then by pairs: chunks of the batch leave no trace.
 template <class T, class Pair>
@@ -41,31 +37,19 @@ void add_rows(Index num_pairs,
     }
 }
 
-// norms[i] += |a_i|^2
-template <class T>
-void add_squared_norms(PanelView<const T> a, double* norms) {
-  constexpr Index width = Tile<T>::width;
-  for (Index j = 0; j < a.count; ++j)
-    for (Index r = 0; r < a.rows; ++r)
-      for (Index q = 0; q < width; ++q) {
-        const double value = static_cast<double>(a.panel(j)[r * width + q]);
-        norms[j * width + q] += value * value;
-      }
-}
-
 // f(layer, r0, r1) for blocks of the rows of every sum, those with the most elements above the
 // diagonal first.
 template <class T, class F>
 void each_row_block(const std::vector<Matrix<T>>& sums, int num_threads, const F& f) {
-  static_assert(task_rows<T> % Tile<T>::width == 0 && task_rows<T> % Tile<T>::rows == 0);
+  static_assert(rows_per_task % Tile<T>::width == 0 && rows_per_task % Tile<T>::rows == 0);
   struct Block {
     std::size_t layer;
     Index begin, end, elements;
   };
   std::vector<Block> blocks;
   for (std::size_t l = 0; l < sums.size(); ++l)
-    for (Index r = 0; r < sums[l].rows; r += task_rows<T>) {
-      const Index end = std::min(sums[l].rows, r + task_rows<T>);
+    for (Index r = 0; r < sums[l].rows; r += rows_per_task) {
+      const Index end = std::min(sums[l].rows, r + rows_per_task);
       blocks.push_back({l, r, end, (end - r) * (sums[l].cols - r)});
     }
   std::stable_sort(blocks.begin(), blocks.end(), [](const Block& a, const Block& b) {
@@ -79,11 +63,14 @@ void each_row_block(const std::vector<Matrix<T>>& sums, int num_threads, const F
 
 // f(layer, first, count) for the tiles of the loaded chunk, for every layer.
 template <class T, class F>
-void each_layer_tile(const Linearization<T>& lin, int num_threads, const F& f) {
-  const Index tiles = lin.num_tiles();
-  parallel_for(static_cast<Index>(lin.net().layers.size()) * tiles, num_threads, [&](Index i, int) {
-    const Index first = i % tiles * lin.tile_panels();
-    f(static_cast<std::size_t>(i / tiles), first, lin.tile_count(first));
+void each_layer_tile(const ChunkView<T>& chunk,
+                     std::size_t num_layers,
+                     int num_threads,
+                     const F& f) {
+  const Index tiles = chunk.num_tiles();
+  parallel_for(static_cast<Index>(num_layers) * tiles, num_threads, [&](Index i, int) {
+    const Index first = i % tiles * chunk.tile_panels();
+    f(static_cast<std::size_t>(i / tiles), first, chunk.tile_count(first));
   });
 }
 
@@ -114,6 +101,15 @@ OutputPass<T> columns_of(OutputMatrices<T>& output, Index first_column, int num_
 }  // namespace
 
 template <class T>
+LayerBasis<T>::LayerBasis(Matrix<T> inputs, Matrix<T> outputs)
+    : inputs_transposed(std::move(inputs)),
+      outputs_transposed(std::move(outputs)),
+      constant(inputs_transposed.rows) {
+  const Index n = inputs_transposed.rows;
+  for (Index r = 0; r < n; ++r) constant[r] = inputs_transposed.row(r)[n - 1];
+}
+
+template <class T>
 Matrix<T> LayerMoments<T>::make_sums(Index rows, Index cols) {
   Matrix<T> sums(rows, cols, Panels<T>::count_for(cols) * Tile<T>::width);
   std::fill_n(sums.data.data(), sums.data.size(), T(0));
@@ -123,10 +119,19 @@ Matrix<T> LayerMoments<T>::make_sums(Index rows, Index cols) {
 template <class T>
 LayerMoments<T>::LayerMoments(const Architecture& net, MomentWeighting weighting)
     : net_(net), weighting_(weighting) {
+  reserve_sums();
+}
+
+template <class T>
+void LayerMoments<T>::reserve_sums() {
+  if (!sums_.inputs.empty()) return;
+  Moments<T> sums;
   for (const Layer& layer : net_.layers) {
-    inputs_.push_back(make_sums(num_inputs(layer), num_inputs(layer)));
-    outputs_.push_back(make_sums(layer.outputs, layer.outputs));
+    const Index n = layer.augmented_inputs();
+    sums.inputs.push_back(make_sums(n, n));
+    sums.outputs.push_back(make_sums(layer.outputs, layer.outputs));
   }
+  sums_ = std::move(sums);
 }
 
 template <class T>
@@ -138,6 +143,7 @@ Index LayerMoments<T>::columns_at_once(const Linearization<T>& lin, Index num_co
       sweep_bytes / (elements * static_cast<Index>(sizeof(T))), 1, num_columns);
 }
 
+// Scratch is made whole or not at all: a failing allocation leaves what was there.
 template <class T>
 void LayerMoments<T>::reserve(Linearization<T>& lin, const CaseWeights<T>& weights) {
   constexpr Index width = Tile<T>::width;
@@ -162,13 +168,40 @@ void LayerMoments<T>::reserve(Linearization<T>& lin, const CaseWeights<T>& weigh
 template <class T>
 void LayerMoments<T>::reserve_factors(Index num_columns) {
   while (static_cast<Index>(transposed_.size()) < num_columns) {
-    transposed_.emplace_back();
-    for (const Layer& layer : net_.layers) transposed_.back().emplace_back(chunk_, layer.outputs);
+    std::vector<Panels<T>> column;
+    for (const Layer& layer : net_.layers) column.emplace_back(chunk_, layer.outputs);
+    transposed_.push_back(std::move(column));
   }
-  for (const Layer& layer : net_.layers) {
-    if (scaled_.size() < net_.layers.size()) scaled_.emplace_back(layer.inputs, chunk_);
-    if (weighting_ == MomentWeighting::traces && traces_.size() < net_.layers.size())
-      traces_.emplace_back(weights_.size());
+  if (scaled_.empty()) {
+    std::vector<Panels<T>> scaled;
+    for (const Layer& layer : net_.layers) scaled.emplace_back(layer.inputs, chunk_);
+    scaled_ = std::move(scaled);
+  }
+  if (weighting_ == MomentWeighting::traces && traces_.empty()) {
+    std::vector<Buffer<double>> traces;
+    for (std::size_t l = 0; l < net_.layers.size(); ++l) traces.emplace_back(weights_.size());
+    traces_ = std::move(traces);
+  }
+}
+
+template <class T>
+void LayerMoments<T>::reserve_diagonals() {
+  if (rotated_.size() == 0) {
+    Buffer<T> rotated(chunk_ / Tile<T>::width * Panels<T>::stride_for(net_.max_width + 1));
+    rotated_transposed_ =
+        Buffer<T>(Panels<T>::stride_for(chunk_) * Panels<T>::count_for(net_.max_width + 1));
+    rotated_ = std::move(rotated);
+  }
+  if (squares_.empty()) {
+    std::vector<Panels<T>> squares;
+    for (const Layer& layer : net_.layers) squares.emplace_back(layer.outputs, chunk_);
+    squares_ = std::move(squares);
+  }
+  if (sums_.diagonals.empty()) {
+    std::vector<Matrix<T>> diagonals;
+    for (const Layer& layer : net_.layers)
+      diagonals.push_back(make_sums(layer.outputs, layer.augmented_inputs()));
+    sums_.diagonals = std::move(diagonals);
   }
 }
 
@@ -178,16 +211,16 @@ bool LayerMoments<T>::measure_factors(Linearization<T>& lin,
                                       const CaseWeights<T>& weights) {
   const Index columns = output.num_columns(), size = columns_at_once(lin, columns);
   reserve(lin, weights);
+  reserve_sums();
   reserve_factors(size);
   for (Buffer<double>& traces : traces_) std::fill_n(traces.data(), traces.size(), 0.0);
   for (Index c = 0; c < columns; c += size)
     lin.sweep_backward(
         columns_of(output, c, lin.num_threads()),
         std::min(size, columns - c),
-        [&](const Deltas<T>& deltas) { add_outputs(lin, deltas, c > 0 || lin.chunk_first() > 0); });
+        [&](const Deltas<T>& deltas) { add_outputs(deltas, c > 0 || deltas.chunk.first() > 0); });
   for (Index chunk = 0; chunk < lin.num_chunks(); ++chunk) {
-    lin.load(chunk);
-    add_inputs(lin);
+    add_inputs(lin.hold(chunk));
   }
   return finish_factors();
 }
@@ -202,65 +235,69 @@ void LayerMoments<T>::scale_features(const T* scales, Index first, Index count, 
 }
 
 template <class T>
-void LayerMoments<T>::add_outputs(Linearization<T>& lin, const Deltas<T>& deltas, bool add) {
+void LayerMoments<T>::add_outputs(const Deltas<T>& deltas, bool add) {
   constexpr Index width = Tile<T>::width;
-  const Index cases = lin.chunk_first() * width;
+  const ChunkView<T>& chunk = deltas.chunk;
+  const Index cases = chunk.first() * width;
   const bool traces = weighting_ == MomentWeighting::traces;
   const auto features = [&](Index k, std::size_t l) {
     return transposed_[static_cast<std::size_t>(k)][l].view();
   };
-  each_layer_tile(lin, threads_, [&](std::size_t l, Index first, Index count) {
-    const Index begin = cases + first * width, size = count * width;
-    std::array<T, max_tile_panels<T> * width> scales;
-    std::copy_n(weights_.data() + begin, size, scales.data());
-    if (traces) {
-      std::array<double, max_tile_panels<T> * width> norms;
-      norms.fill(net_.layers[l].has_bias ? 1.0 : 0.0);
-      add_squared_norms<T>(lin.activations(l).slice(first, count), norms.data());
-      for (std::size_t i = 0; i < static_cast<std::size_t>(size); ++i)
-        scales[i] = static_cast<T>(static_cast<double>(scales[i]) * norms[i]);
-    }
-    for (Index k = 0; k < deltas.num_vectors; ++k) {
-      transpose_panels<T>(deltas(k, l), first, count, features(k, l));
-      scale_features(scales.data(), first, count, features(k, l));
-      if (traces) add_squared_norms<T>(deltas(k, l).slice(first, count), traces_[l].data() + begin);
-    }
-  });
-  each_row_block(outputs_, threads_, [&](std::size_t l, Index r0, Index r1) {
+  each_layer_tile(
+      chunk, net_.layers.size(), threads_, [&](std::size_t l, Index first, Index count) {
+        const Index begin = cases + first * width, size = count * width;
+        std::array<T, max_tile_panels<T> * width> scales;
+        std::copy_n(weights_.data() + begin, size, scales.data());
+        if (traces) {
+          std::array<double, max_tile_panels<T> * width> norms;
+          norms.fill(net_.layers[l].has_bias ? 1.0 : 0.0);
+          add_squared_norms<T>(chunk.activations(l).slice(first, count), norms.data());
+          for (std::size_t i = 0; i < static_cast<std::size_t>(size); ++i)
+            scales[i] = static_cast<T>(static_cast<double>(scales[i]) * norms[i]);
+        }
+        for (Index k = 0; k < deltas.num_vectors; ++k) {
+          transpose_panels<T>(deltas(k, l), first, count, features(k, l));
+          scale_features(scales.data(), first, count, features(k, l));
+          if (traces)
+            add_squared_norms<T>(deltas(k, l).slice(first, count), traces_[l].data() + begin);
+        }
+      });
+  each_row_block(sums_.outputs, threads_, [&](std::size_t l, Index r0, Index r1) {
     const auto pair = [&](Index k) {
       return std::pair<PanelView<const T>, PanelView<const T>>(deltas(k, l), features(k, l));
     };
-    add_rows<T>(deltas.num_vectors, pair, r0, r1, r0 / width, add, outputs_[l]);
+    add_rows<T>(deltas.num_vectors, pair, r0, r1, r0 / width, add, sums_.outputs[l]);
   });
 }
 
 // The loaded chunk; the sums with the constant 1 go to the last row.
 template <class T>
-void LayerMoments<T>::add_inputs(Linearization<T>& lin) {
+void LayerMoments<T>::add_inputs(const ChunkView<T>& chunk) {
   constexpr Index width = Tile<T>::width;
-  const Index cases = lin.chunk_first() * width;
+  const Index cases = chunk.first() * width;
   const bool add = cases > 0;
-  each_layer_tile(lin, threads_, [&](std::size_t l, Index first, Index count) {
-    for (Index j = first; j < first + count; ++j) {
-      const Index begin = cases + j * width;
-      T scales[width];
-      for (Index q = 0; q < width; ++q) {
-        const double trace = traces_.empty() ? 1.0 : traces_[l][begin + q];
-        scales[q] = static_cast<T>(static_cast<double>(weights_[begin + q]) * trace);
-      }
-      const T* a = lin.activations(l).panel(j);
-      T* out = scaled_[l].view().panel(j);
-      for (Index r = 0; r < scaled_[l].rows(); ++r)
-        for (Index q = 0; q < width; ++q) out[r * width + q] = scales[q] * a[r * width + q];
-    }
-  });
-  each_row_block(inputs_, threads_, [&](std::size_t l, Index r0, Index r1) {
-    Matrix<T>& sum = inputs_[l];
-    const PanelView<const T> u = scaled_[l].view().slice(0, lin.chunk_count());
+  each_layer_tile(
+      chunk, net_.layers.size(), threads_, [&](std::size_t l, Index first, Index count) {
+        for (Index j = first; j < first + count; ++j) {
+          const Index begin = cases + j * width;
+          T scales[width];
+          for (Index q = 0; q < width; ++q) {
+            const double trace = traces_.empty() ? 1.0 : traces_[l][begin + q];
+            scales[q] = static_cast<T>(static_cast<double>(weights_[begin + q]) * trace);
+          }
+          const T* a = chunk.activations(l).panel(j);
+          T* out = scaled_[l].view().panel(j);
+          for (Index r = 0; r < scaled_[l].rows(); ++r)
+            for (Index q = 0; q < width; ++q) out[r * width + q] = scales[q] * a[r * width + q];
+        }
+      });
+  each_row_block(sums_.inputs, threads_, [&](std::size_t l, Index r0, Index r1) {
+    Matrix<T>& sum = sums_.inputs[l];
+    const PanelView<const T> u = scaled_[l].view().slice(0, chunk.count());
     const Index end = std::min(r1, u.rows);
     if (net_.layers[l].has_bias) sum_cases(u, r0, end, add, sum.row(sum.rows - 1));
     const auto pair = [&](Index) {
-      return std::pair<PanelView<const T>, PanelView<const T>>(u, lin.features(l));
+      return std::pair<PanelView<const T>, PanelView<const T>>(u, chunk.features(l));
     };
     if (r0 < end) add_rows<T>(1, pair, r0, end, r0 / width, add, sum);
   });
@@ -268,9 +305,9 @@ void LayerMoments<T>::add_inputs(Linearization<T>& lin) {
 
 template <class T>
 bool LayerMoments<T>::finish_factors() {
-  for (std::size_t l = 0; l < inputs_.size(); ++l) {
+  for (std::size_t l = 0; l < sums_.inputs.size(); ++l) {
     if (!net_.layers[l].has_bias) continue;
-    Matrix<T>& inputs = inputs_[l];
+    Matrix<T>& inputs = sums_.inputs[l];
     const Index last = inputs.rows - 1;
     double sum = 0;
     for (Index j = 0; j < weights_.size(); ++j)
@@ -279,7 +316,7 @@ bool LayerMoments<T>::finish_factors() {
     for (Index i = 0; i < last; ++i) inputs.row(i)[last] = inputs.row(last)[i];
   }
   std::atomic<bool> is_finite{true};
-  for (std::vector<Matrix<T>>* sums : {&inputs_, &outputs_})
+  for (std::vector<Matrix<T>>* sums : {&sums_.inputs, &sums_.outputs})
     each_row_block(*sums, threads_, [&](std::size_t l, Index r0, Index r1) {
       if (!mirror(r0, r1, (*sums)[l])) is_finite = false;
     });
@@ -293,34 +330,25 @@ void LayerMoments<T>::measure_diagonals(Linearization<T>& lin,
                                         const std::vector<LayerBasis<T>>& bases) {
   reserve(lin, weights);
   const Index columns = output.num_columns();
-  if (rotated_.size() == 0) {
-    rotated_ = Buffer<T>(lin.chunk_panels() * Panels<T>::stride_for(net_.max_width + 1));
-    rotated_transposed_ =
-        Buffer<T>(Panels<T>::stride_for(chunk_) * Panels<T>::count_for(net_.max_width + 1));
-  }
-  for (const Layer& layer : net_.layers) {
-    if (squares_.size() < net_.layers.size()) squares_.emplace_back(layer.outputs, chunk_);
-    if (diagonals_.size() < net_.layers.size())
-      diagonals_.push_back(make_sums(layer.outputs, num_inputs(layer)));
-  }
+  reserve_diagonals();
   lin.sweep_backward(
       columns_of(output, 0, lin.num_threads()), columns, [&](const Deltas<T>& deltas) {
-        add_squares(lin, deltas, bases);
-        if (deltas.first_vector + deltas.num_vectors == columns) add_diagonals(lin, bases);
+        add_squares(deltas, bases);
+        if (deltas.first_vector + deltas.num_vectors == columns) add_diagonals(deltas.chunk, bases);
       });
 }
 
 // squares = sum_c (U_G'u_ic)^2; column after column, so the passes of a sweep leave no trace.
 template <class T>
-void LayerMoments<T>::add_squares(Linearization<T>& lin,
-                                  const Deltas<T>& deltas,
+void LayerMoments<T>::add_squares(const Deltas<T>& deltas,
                                   const std::vector<LayerBasis<T>>& bases) {
+  const ChunkView<T>& chunk = deltas.chunk;
   constexpr Index width = Tile<T>::width;
   for (std::size_t l = 0; l < net_.layers.size(); ++l) {
     const Index d = net_.layers[l].outputs;
     const PanelView<T> rotated{rotated_.data(), d, Panels<T>::stride_for(d), deltas.count};
-    parallel_for(lin.num_tiles(), threads_, [&](Index tile, int) {
-      const Index first = tile * lin.tile_panels(), count = lin.tile_count(first);
+    parallel_for(chunk.num_tiles(), threads_, [&](Index tile, int) {
+      const Index first = tile * chunk.tile_panels(), count = chunk.tile_count(first);
       const PanelView<T> sum = squares_[l].view().slice(first, count);
       for (Index k = 0; k < deltas.num_vectors; ++k) {
         const PanelView<T> image = rotated.slice(first, count);
@@ -337,42 +365,45 @@ void LayerMoments<T>::add_squares(Linearization<T>& lin,
 }
 
 template <class T>
-void LayerMoments<T>::add_diagonals(Linearization<T>& lin,
+void LayerMoments<T>::add_diagonals(const ChunkView<T>& chunk,
                                     const std::vector<LayerBasis<T>>& bases) {
   constexpr Index width = Tile<T>::width;
-  const T* scales = weights_.data() + lin.chunk_first() * width;
+  const T* scales = weights_.data() + chunk.first() * width;
   for (std::size_t l = 0; l < net_.layers.size(); ++l) {
     const Layer& layer = net_.layers[l];
-    const Index n = num_inputs(layer);
-    const PanelView<T> rotated{rotated_.data(), n, Panels<T>::stride_for(n), lin.chunk_count()};
+    const Index n = layer.augmented_inputs();
+    const PanelView<T> rotated{rotated_.data(), n, Panels<T>::stride_for(n), chunk.count()};
     const PanelView<T> features{rotated_transposed_.data(),
-                                lin.chunk_count() * width,
+                                chunk.count() * width,
                                 Panels<T>::stride_for(chunk_),
                                 Panels<T>::count_for(n)};
-    parallel_for(lin.num_tiles(), threads_, [&](Index tile, int) {
-      const Index first = tile * lin.tile_panels(), count = lin.tile_count(first);
+    parallel_for(chunk.num_tiles(), threads_, [&](Index tile, int) {
+      const Index first = tile * chunk.tile_panels(), count = chunk.tile_count(first);
       const PanelView<T> image = rotated.slice(first, count);
       RowMajor<T> basis = bases[l].inputs_transposed.view();
       basis.cols = layer.inputs;
       ProductOptions<T> options;
       if (layer.has_bias) options.bias = bases[l].constant.data();
-      multiply<T>(basis, lin.activations(l).slice(first, count), image, options);
+      multiply<T>(basis, chunk.activations(l).slice(first, count), image, options);
       for (Index j = 0; j < count; ++j)
         for (Index i = 0; i < n * width; ++i) image.panel(j)[i] *= image.panel(j)[i];
       transpose_panels<T>(rotated, first, count, features);
       scale_features(scales + first * width, first, count, features);
     });
-    const PanelView<const T> squares = squares_[l].view().slice(0, lin.chunk_count());
+    const PanelView<const T> squares = squares_[l].view().slice(0, chunk.count());
     const auto pair = [&](Index) {
       return std::pair<PanelView<const T>, PanelView<const T>>(squares, features);
     };
-    parallel_for((layer.outputs + task_rows<T> - 1) / task_rows<T>, threads_, [&](Index task, int) {
-      const Index r0 = task * task_rows<T>, r1 = std::min(layer.outputs, r0 + task_rows<T>);
-      add_rows<T>(1, pair, r0, r1, 0, lin.chunk_first() > 0, diagonals_[l]);
-    });
+    parallel_for(
+        (layer.outputs + rows_per_task - 1) / rows_per_task, threads_, [&](Index task, int) {
+          const Index r0 = task * rows_per_task, r1 = std::min(layer.outputs, r0 + rows_per_task);
+          add_rows<T>(1, pair, r0, r1, 0, chunk.first() > 0, sums_.diagonals[l]);
+        });
   }
 }
 
+template struct LayerBasis<float>;
+template struct LayerBasis<double>;
 template class LayerMoments<float>;
 template class LayerMoments<double>;
 

@@ -23,9 +23,17 @@ enum class MomentWeighting { cases, traces };
 // Orthogonal bases of the inputs and outputs of one layer.
 template <class T>
 struct LayerBasis {
+  LayerBasis(Matrix<T> inputs, Matrix<T> outputs);
+
   Matrix<T> inputs_transposed;   // U_A' (n x n)
-  Buffer<T> constant;            // U_A'e_n (n), the image of the constant 1
   Matrix<T> outputs_transposed;  // U_G' (d_l x d_l)
+  Buffer<T> constant;            // U_A'e_n (n), the image of the constant 1
+};
+
+// The second moments of every layer; diagonals only where they were asked for.
+template <class T>
+struct Moments {
+  std::vector<Matrix<T>> inputs, outputs, diagonals;
 };
 
 template <class T>
@@ -36,7 +44,8 @@ class LayerMoments {
   // inputs and outputs; then diagonals in `bases`. One backward sweep for every column each:
   // 2 N P flops a column, and 2 N (n^2 + columns d_l^2) / 2 a layer for the factors, twice that and
   // 2 N n d_l for the diagonals. The bits do not depend on threads or chunks. Returns whether all
-  // elements of the factors are finite.
+  // elements of the factors are finite. What an exception leaves in the sums is overwritten by the
+  // next call.
   bool measure_factors(Linearization<T>& linearization,
                        OutputMatrices<T>& output,
                        const CaseWeights<T>& weights);
@@ -45,32 +54,30 @@ class LayerMoments {
                          const CaseWeights<T>& weights,
                          const std::vector<LayerBasis<T>>& bases);
 
-  const Matrix<T>& inputs(std::size_t l) const { return inputs_[l]; }
-  const Matrix<T>& outputs(std::size_t l) const { return outputs_[l]; }
-  const Matrix<T>& diagonals(std::size_t l) const { return diagonals_[l]; }
-  // n of a layer.
-  static Index num_inputs(const Layer& layer) { return layer.inputs + (layer.has_bias ? 1 : 0); }
+  // What was measured last. The caller may change it, take it, or exchange it for matrices of
+  // make_sums().
+  Moments<T>& sums() { return sums_; }
   // Rows a whole number of panels long, as the sums want them.
   static Matrix<T> make_sums(Index rows, Index cols);
 
  private:
   void reserve(Linearization<T>& lin, const CaseWeights<T>& weights);
+  void reserve_sums();
   void reserve_factors(Index num_columns);
+  void reserve_diagonals();
   Index columns_at_once(const Linearization<T>& lin, Index num_columns) const;
   // Added to what is in the sums if `add`.
-  void add_outputs(Linearization<T>& lin, const Deltas<T>& deltas, bool add);
-  void add_inputs(Linearization<T>& lin);
+  void add_outputs(const Deltas<T>& deltas, bool add);
+  void add_inputs(const ChunkView<T>& chunk);
   bool finish_factors();
-  void add_squares(Linearization<T>& lin,
-                   const Deltas<T>& deltas,
-                   const std::vector<LayerBasis<T>>& bases);
-  void add_diagonals(Linearization<T>& lin, const std::vector<LayerBasis<T>>& bases);
+  void add_squares(const Deltas<T>& deltas, const std::vector<LayerBasis<T>>& bases);
+  void add_diagonals(const ChunkView<T>& chunk, const std::vector<LayerBasis<T>>& bases);
   static void scale_features(const T* scales, Index first, Index count, PanelView<T> out);
 
   const Architecture net_;
   MomentWeighting weighting_;
   int threads_ = 1;
-  std::vector<Matrix<T>> inputs_, outputs_, diagonals_;
+  Moments<T> sums_;
 
   Index chunk_ = 0;                                 // cases of a chunk, filled up
   Buffer<T> weights_;                               // w_i of the batch, 0 past N

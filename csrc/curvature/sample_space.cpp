@@ -11,7 +11,6 @@
 namespace natgrad {
 namespace {
 
-constexpr Index rows_per_task = 96;
 // Panels of a Gram matrix that are multiplied at once, so that they are added while in the cache.
 constexpr Index panels_per_step = 8;
 
@@ -139,7 +138,7 @@ void SampleSpace<T>::gather(std::vector<Panels<T>>& deltas, std::vector<Panels<T
     curvature_->weights().apply_root(first, u);
   };
   const auto consume = [&](const Deltas<T>& chunk) {
-    const Index first = lin().chunk_first();
+    const Index first = chunk.chunk.first();
     parallel_for(chunk.count, lin().work_threads(), [&](Index j, int) {
       for (std::size_t l = 0; l < deltas.size(); ++l) {
         const Layer& layer = lin().net().layers[l];
@@ -148,7 +147,7 @@ void SampleSpace<T>::gather(std::vector<Panels<T>>& deltas, std::vector<Panels<T
                       layer.outputs * width,
                       deltas[l].view().panel((chunk.first_vector + k) * panels + first + j));
         if (chunk.first_vector == 0)
-          std::copy_n(lin().activations(l).panel(j),
+          std::copy_n(chunk.chunk.activations(l).panel(j),
                       layer.inputs * width,
                       inputs[l].view().panel(first + j));
       }
@@ -195,17 +194,24 @@ void SampleSpace<T>::prepare_products() {
       inputs.emplace_back(layer.inputs, lin().num_panels() * Tile<T>::width);
       deltas_.emplace_back(layer.outputs, lin().num_panels() * Tile<T>::width);
     }
-    lin().visit_outputs({}, [&](Index first, PanelView<const T> z) {
-      for (std::size_t l = 0; l < inputs.size(); ++l)
-        for (Index j = 0; j < z.count; ++j)
-          std::copy_n(lin().activations(l).panel(first - lin().chunk_first() + j),
+    for (Index c = 0; c < lin().num_chunks(); ++c) {
+      const Chunk<T> chunk = lin().hold(c);
+      parallel_for(chunk.count(), lin().work_threads(), [&](Index j, int) {
+        for (std::size_t l = 0; l < inputs.size(); ++l)
+          std::copy_n(chunk.activations(l).panel(j),
                       inputs[l].rows() * Tile<T>::width,
-                      inputs[l].view().panel(first + j));
-    });
+                      inputs[l].view().panel(chunk.first() + j));
+      });
+    }
   }
   std::vector<Panels<T>> grams;
-  for (std::size_t l = 0; l < lin().net().layers.size(); ++l)
-    grams.push_back(layer_gram(l, single ? lin().activations(l) : inputs[l].view()));
+  if (single) {
+    const Chunk<T> chunk = lin().hold(0);
+    for (std::size_t l = 0; l < lin().net().layers.size(); ++l)
+      grams.push_back(layer_gram(l, chunk.activations(l)));
+  }
+  for (std::size_t l = 0; l < inputs.size(); ++l)
+    grams.push_back(layer_gram(l, std::as_const(inputs[l]).view()));
   grams_ = std::move(grams);
 }
 

@@ -13,6 +13,7 @@
 #include <optional>
 
 #include "curvature/gauss_newton.hpp"
+#include "linalg/operator.hpp"
 
 namespace natgrad {
 

@@ -146,11 +146,6 @@ class Lockstep {
 }  // namespace
 
 template <class T>
-void DiagonalOperator<T>::apply(const T* x, T* y) {
-  for (Index i = 0; i < size_; ++i) y[i] = diagonal_[i] * x[i];
-}
-
-template <class T>
 std::vector<CgSummary> conjugate_gradients(LinearOperator<T>& a,
                                            LinearOperator<T>* preconditioner,
                                            const T* b,
@@ -172,7 +167,6 @@ CgSummary conjugate_gradients(LinearOperator<T>& a,
 }
 
 #define NATGRAD_INSTANTIATE(T)                                                     \
-  template class DiagonalOperator<T>;                                              \
   template std::vector<CgSummary> conjugate_gradients(LinearOperator<T>&,          \
                                                       LinearOperator<T>*,          \
                                                       const T*,                    \

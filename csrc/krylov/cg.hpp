@@ -3,21 +3,9 @@
 #include <vector>
 
 #include "krylov/recurrence.hpp"
+#include "linalg/operator.hpp"
 
 namespace natgrad {
-
-// y = d . x
-template <class T>
-class DiagonalOperator final : public LinearOperator<T> {
- public:
-  DiagonalOperator(const T* diagonal, Index size) : diagonal_(diagonal), size_(size) {}
-  Index size() const override { return size_; }
-  void apply(const T* x, T* y) override;
-
- private:
-  const T* diagonal_;
-  Index size_;
-};
 
 // Preconditioned conjugate gradients for (A + damping I) x_k = b_k, K right-hand sides in lockstep:
 // every round is one block product for the columns that have not stopped.

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "krylov/recurrence.hpp"
+#include "linalg/operator.hpp"
 
 namespace natgrad {
 

@@ -3,6 +3,7 @@
 #include <mutex>
 #include <vector>
 
+#include "linalg/operator.hpp"
 #include "linalg/panels.hpp"
 
 namespace natgrad {

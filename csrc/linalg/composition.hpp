@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "linalg/operator.hpp"
 #include "linalg/vectors.hpp"
 
 namespace natgrad {

@@ -1,11 +1,13 @@
 #include "linalg/dense.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <utility>
 #include <vector>
 
 #include "base/parallel.hpp"
+#include "linalg/vectors.hpp"
 
 #if !defined(__GNUC__)
 #error "dense.cpp uses the vector extensions of GCC and Clang"
@@ -101,8 +103,7 @@ void register_tile_rows(
 }
 
 // Rows of A that are kept in the second-level cache while the panels of B pass by.
-template <class T>
-constexpr Index block_rows = 96;
+constexpr Index block_rows = rows_per_task;
 
 // Swaps the off-diagonal halves of every (2 s x 2 s) diagonal block of the rows a (row i) and b
 // (row i + s).
@@ -162,8 +163,8 @@ void multiply_operand(Index m,
   for (Index k0 = 0; k0 < k; k0 += depth) {
     const Index kc = std::min(depth, k - k0);
     const bool first = k0 == 0, last = k0 + kc == k;
-    for (Index block = 0; block < m; block += block_rows<T>) {
-      const Index block_end = std::min(m, block + block_rows<T>);
+    for (Index block = 0; block < m; block += block_rows) {
+      const Index block_end = std::min(m, block + block_rows);
       for (Index j = 0; j < b.count; ++j) {
         const T* b_panel = b.panel(j) + k0 * width;
         for (Index r = block; r < block_end; r += tile_rows) {
@@ -224,8 +225,8 @@ void multiply_outer(PanelView<const T> u,
   for (Index k0 = 0; k0 < num_cases; k0 += depth) {
     const Index kc = std::min(depth, num_cases - k0);
     const Epilogue<T> epilogue{accumulate || k0 > 0, nullptr, nullptr};
-    for (Index block = row_begin; block < row_end; block += block_rows<T>) {
-      const Index block_end = std::min(row_end, block + block_rows<T>);
+    for (Index block = row_begin; block < row_end; block += block_rows) {
+      const Index block_end = std::min(row_end, block + block_rows);
       for (Index j = 0; j < b.count; ++j) {
         const T* b_panel = b.panel(j) + k0 * width;
         const Index cols = std::min(width, d_in - j * width);
@@ -356,6 +357,19 @@ double measure_fma_peak(int num_threads, double seconds) {
   return total;
 }
 
+template <class T>
+bool transpose_and_check(const T* a, Index rows, Index cols, int num_threads, T* out) {
+  constexpr Index strip = 1024;
+  std::atomic<bool> is_finite{true};
+  parallel_for((rows + strip - 1) / strip, num_threads, [&](Index i, int) {
+    const Index first = i * strip, count = std::min(strip, rows - first);
+    const T* a_strip = a + first * cols;
+    if (!all_finite(a_strip, count * cols)) is_finite = false;
+    transpose(a_strip, count, cols, cols, out + first, rows);
+  });
+  return is_finite;
+}
+
 #define NATGRAD_INSTANTIATE(T)                                                         \
   template void multiply(                                                              \
       const RowMajor<T>&, PanelView<const T>, PanelView<T>, const ProductOptions<T>&); \
@@ -368,6 +382,7 @@ double measure_fma_peak(int num_threads, double seconds) {
   template void transpose_panels(PanelView<const T>, Index, Index, PanelView<T>);      \
   template void unpack_cases(PanelView<const T>, Index, T*);                           \
   template void transpose(const T*, Index, Index, Index, T*, Index);                   \
+  template bool transpose_and_check(const T*, Index, Index, int, T*);                  \
   template double measure_fma_peak<T>(int, double);
 NATGRAD_INSTANTIATE(float)
 NATGRAD_INSTANTIATE(double)

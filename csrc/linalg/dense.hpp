@@ -1,18 +1,14 @@
 // Dense products on tiles. Everything here runs on the calling thread; callers hand out the tiles.
 #pragma once
 
+#include "linalg/matrix.hpp"
 #include "linalg/panels.hpp"
 
 namespace natgrad {
 
-// A (rows x cols) row-major matrix with `ld` elements from row to row.
-template <class T>
-struct RowMajor {
-  const T* data = nullptr;
-  Index rows = 0;
-  Index cols = 0;
-  Index ld = 0;
-};
+// Rows in one task of a product: whole register tiles and panels of either type, and few enough to
+// stay in the second-level cache.
+inline constexpr Index rows_per_task = 96;
 
 // C = [C] + A B, with an optional start and an optional scale:
 //   C = (bias or C or 0) + A B, then C = C . scale
@@ -75,6 +71,10 @@ void unpack_cases(PanelView<const T> panels, Index num_cases, T* out);
 // (rows x cols) -> (cols x rows), both row-major.
 template <class T>
 void transpose(const T* in, Index rows, Index cols, Index ld_in, T* out, Index ld_out);
+
+// out = A' for A (rows x cols), both without gaps; whether no element of A is NaN or infinite.
+template <class T>
+bool transpose_and_check(const T* a, Index rows, Index cols, int num_threads, T* out);
 
 // Peak of fused multiply-adds on registers, in 1e9 flop/s, over `num_threads` threads for about
 // `seconds`.

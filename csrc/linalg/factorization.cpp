@@ -93,8 +93,23 @@ void invert_factored(const Eigen::Ref<Eigen::MatrixXd>& r, int num_threads, Matr
 }
 
 template <class T>
-bool is_clipped(const Matrix<T>& s, double scale, double shift) {
-  return !(shift >= relative_noise<T> * scale * trace(s));
+bool is_clipped(const Matrix<T>& s, ScaleAndShift d) {
+  return !(d.shift >= relative_noise<T> * d.scale * trace(s));
+}
+
+// d = scale S + shift I above the diagonal; row j of S is column j of D.
+template <class T>
+void copy_shifted(const Matrix<T>& s,
+                  ScaleAndShift shifted,
+                  int num_threads,
+                  Eigen::Ref<Eigen::MatrixXd> d) {
+  const Tiles tiles(s.rows);
+  parallel_for(tiles.count, num_threads, [&](Index j, int) {
+    for (Index c = tiles.begin(j); c < tiles.begin(j) + tiles.size(j); ++c) {
+      for (Index r = 0; r <= c; ++r) d(r, c) = shifted.scale * static_cast<double>(s.row(c)[r]);
+      d(c, c) += shifted.shift;
+    }
+  });
 }
 
 }  // namespace
@@ -112,41 +127,65 @@ double frobenius_norm(const Matrix<T>& s) {
 }
 
 template <class T>
-void shift_matrix(const Matrix<T>& s, double scale, double shift, double* out) {
-  Eigen::MatrixXd d = scale * map(s).template cast<double>();
-  if (is_clipped(s, scale, shift)) {
+void shift_matrix(const Matrix<T>& s, ScaleAndShift shifted, double* out) {
+  Eigen::MatrixXd d = shifted.scale * map(s).template cast<double>();
+  if (is_clipped(s, shifted)) {
     const Solver solver = eigen_solver(d);
     const Eigen::MatrixXd& u = solver.eigenvectors();
-    d = u * clip<T>(solver.eigenvalues(), shift).asDiagonal() * u.transpose();
+    d = u * clip<T>(solver.eigenvalues(), shifted.shift).asDiagonal() * u.transpose();
   } else {
-    d.diagonal().array() += shift;
+    d.diagonal().array() += shifted.shift;
   }
   Eigen::Map<MatrixXd>(out, s.rows, s.rows) = d;
 }
 
 template <class T>
-void invert_shifted(
-    const Matrix<T>& s, double scale, double shift, int num_threads, Matrix<T>& out) {
+void invert_shifted(const Matrix<T>& s, ScaleAndShift shifted, int num_threads, Matrix<T>& out) {
   const Index n = s.rows;
-  if (is_clipped(s, scale, shift)) {
-    const Solver solver = eigen_solver(scale * map(s).template cast<double>());
+  if (is_clipped(s, shifted)) {
+    const Solver solver = eigen_solver(shifted.scale * map(s).template cast<double>());
     const Eigen::MatrixXd& u = solver.eigenvectors();
-    const Eigen::VectorXd values = clip<T>(solver.eigenvalues(), shift);
+    const Eigen::VectorXd values = clip<T>(solver.eigenvalues(), shifted.shift);
     store_symmetric(u * values.cwiseInverse().asDiagonal() * u.transpose(), 0, 0, out);
     return;
   }
   Buffer<double> data(checked_product(n, n, "Kronecker factor"));
   Eigen::Map<Eigen::MatrixXd> d(data.data(), n, n);
-  const Tiles tiles(n);
-  parallel_for(tiles.count, num_threads, [&](Index j, int) {  // row j of S is column j of D
-    for (Index c = tiles.begin(j); c < tiles.begin(j) + tiles.size(j); ++c) {
-      for (Index r = 0; r <= c; ++r) d(r, c) = scale * static_cast<double>(s.row(c)[r]);
-      d(c, c) += shift;
-    }
-  });
+  copy_shifted(s, shifted, num_threads, d);
   if (!cholesky_upper(d, num_threads))
     throw std::runtime_error("the Cholesky decomposition of a Kronecker factor failed");
   invert_factored(d, num_threads, out);
+}
+
+template <class T>
+double log_det_shifted(const Matrix<T>& s,
+                       ScaleAndShift shifted,
+                       const std::vector<double>& values) {
+  const Eigen::VectorXd scaled =
+      shifted.scale * Eigen::Map<const Eigen::VectorXd>(values.data(), s.rows);
+  if (is_clipped(s, shifted)) return clip<T>(scaled, shifted.shift).array().log().sum();
+  return (scaled.array() + shifted.shift).log().sum();
+}
+
+template <class T>
+std::vector<double> eigenvalues(const Matrix<T>& s) {
+  Solver solver(map(s).template cast<double>(), Eigen::EigenvaluesOnly);
+  if (solver.info() != Eigen::Success)
+    throw std::runtime_error("the eigenvalues of a Kronecker factor did not converge");
+  const double* values = solver.eigenvalues().data();
+  return {values, values + s.rows};
+}
+
+template <class T>
+void cholesky_lower(const Matrix<T>& s, int num_threads, Matrix<T>& out) {
+  const Index n = s.rows;
+  Buffer<double> data(checked_product(n, n, "Kronecker factor"));
+  Eigen::Map<Eigen::MatrixXd> r(data.data(), n, n);
+  copy_shifted(s, {1.0, 0.0}, num_threads, r);
+  if (!cholesky_upper(r, num_threads))
+    throw std::runtime_error("an inverse is not positive definite: refresh with a larger damping");
+  for (Index i = 0; i < n; ++i)
+    for (Index j = 0; j < n; ++j) out.row(i)[j] = j <= i ? static_cast<T>(r(j, i)) : T(0);
 }
 
 template <class T>
@@ -160,7 +199,10 @@ void decompose(const Matrix<T>& s, Matrix<T>& vectors_transposed, double* values
 }
 
 template <class T>
-void rotate_diagonal(const BasisChange<T>& left, const BasisChange<T>& right, Matrix<T>& scales) {
+void rotate_diagonal(const BasisChange<T>& left,
+                     const BasisChange<T>& right,
+                     const Matrix<T>& scales,
+                     Matrix<T>& out) {
   const auto squares = [](const BasisChange<T>& change) -> Eigen::MatrixXd {
     return (map(change.to).template cast<double>() *
             map(change.from).template cast<double>().transpose())
@@ -169,7 +211,7 @@ void rotate_diagonal(const BasisChange<T>& left, const BasisChange<T>& right, Ma
   const Eigen::MatrixXd rotated =
       squares(left) * map(scales).template cast<double>() * squares(right).transpose();
   for (Index i = 0; i < scales.rows; ++i)
-    for (Index j = 0; j < scales.cols; ++j) scales.row(i)[j] = static_cast<T>(rotated(i, j));
+    for (Index j = 0; j < scales.cols; ++j) out.row(i)[j] = static_cast<T>(rotated(i, j));
 }
 
 // Row k of R follows from the rows above by products as deep as they go. The task of the next
@@ -197,13 +239,17 @@ bool cholesky_upper(Eigen::Ref<Eigen::MatrixXd> a, int num_threads) {
   return is_definite && a.diagonal().allFinite();
 }
 
-#define NATGRAD_INSTANTIATE(T)                                                     \
-  template double trace(const Matrix<T>&);                                         \
-  template double frobenius_norm(const Matrix<T>&);                                \
-  template void shift_matrix(const Matrix<T>&, double, double, double*);           \
-  template void invert_shifted(const Matrix<T>&, double, double, int, Matrix<T>&); \
-  template void decompose(const Matrix<T>&, Matrix<T>&, double*);                  \
-  template void rotate_diagonal(const BasisChange<T>&, const BasisChange<T>&, Matrix<T>&);
+#define NATGRAD_INSTANTIATE(T)                                                                  \
+  template double trace(const Matrix<T>&);                                                      \
+  template double frobenius_norm(const Matrix<T>&);                                             \
+  template void shift_matrix(const Matrix<T>&, ScaleAndShift, double*);                         \
+  template void invert_shifted(const Matrix<T>&, ScaleAndShift, int, Matrix<T>&);               \
+  template double log_det_shifted(const Matrix<T>&, ScaleAndShift, const std::vector<double>&); \
+  template std::vector<double> eigenvalues(const Matrix<T>&);                                   \
+  template void cholesky_lower(const Matrix<T>&, int, Matrix<T>&);                              \
+  template void decompose(const Matrix<T>&, Matrix<T>&, double*);                               \
+  template void rotate_diagonal(                                                                \
+      const BasisChange<T>&, const BasisChange<T>&, const Matrix<T>&, Matrix<T>&);
 NATGRAD_INSTANTIATE(float)
 NATGRAD_INSTANTIATE(double)
 

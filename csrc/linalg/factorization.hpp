@@ -5,29 +5,13 @@
 
 #include <Eigen/Core>
 #include <limits>
+#include <vector>
 
 #include "linalg/dense.hpp"
+#include "linalg/matrix.hpp"
 #include "linalg/vectors.hpp"
 
 namespace natgrad {
-
-// An owning row-major (rows x cols) matrix.
-template <class T>
-struct Matrix {
-  Matrix() = default;
-  // `stride` >= cols elements from row to row; 0: cols.
-  Matrix(Index row_count, Index col_count, Index stride = 0)
-      : rows(row_count),
-        cols(col_count),
-        ld(stride == 0 ? col_count : stride),
-        data(checked_product(rows, ld, "matrix size")) {}
-  RowMajor<T> view() const { return {data.data(), rows, cols, ld}; }
-  T* row(Index i) { return data.data() + i * ld; }
-  const T* row(Index i) const { return data.data() + i * ld; }
-
-  Index rows = 0, cols = 0, ld = 0;
-  Buffer<T> data;
-};
 
 // Eigenvalues below this part of the trace are noise of sums that were accumulated in T.
 template <class T>
@@ -44,14 +28,28 @@ double frobenius_norm(const Matrix<T>& s);
 // Where shift >= relative_noise tr(scale S) that is what it is. A smaller shift would leave the
 // sign of small eigenvalues to rounding, and the inverse in T indefinite: there the eigenvalues of
 // scale S are clipped at 0, and those of D at relative_noise times the largest.
+struct ScaleAndShift {
+  double scale, shift;
+};
 template <class T>
-void shift_matrix(const Matrix<T>& s, double scale, double shift, double* out);
+void shift_matrix(const Matrix<T>& s, ScaleAndShift d, double* out);
 
 // out = D^-1 (n x n), exactly symmetric. By Cholesky, n^3 flops on fixed tiles, or by the eigenbasis
 // where D was clipped.
 template <class T>
-void invert_shifted(
-    const Matrix<T>& s, double scale, double shift, int num_threads, Matrix<T>& out);
+void invert_shifted(const Matrix<T>& s, ScaleAndShift d, int num_threads, Matrix<T>& out);
+
+// log det D for the eigenvalues of S, ascending.
+template <class T>
+double log_det_shifted(const Matrix<T>& s, ScaleAndShift d, const std::vector<double>& values);
+
+// Eigenvalues of S, ascending; rounding may leave some below 0.
+template <class T>
+std::vector<double> eigenvalues(const Matrix<T>& s);
+
+// out = L (n x n) with S = L L', zero above the diagonal, for positive definite S; throws if S is not.
+template <class T>
+void cholesky_lower(const Matrix<T>& s, int num_threads, Matrix<T>& out);
 
 // S = U diag(values) U': out = U' (n x n, a row is an eigenvector), values ascending.
 template <class T>
@@ -64,10 +62,13 @@ struct BasisChange {
   const Matrix<T>& to;
 };
 // The diagonal in another basis of the matrix that has the diagonal `scales` (d x n) in this one:
-//   scales = (R . R)_left scales (R . R)_right',  R = (new basis)'(old basis)
+//   out = (R . R)_left scales (R . R)_right',  R = (new basis)'(old basis)
 // The sum stays, since the rows and columns of R . R sum to 1.
 template <class T>
-void rotate_diagonal(const BasisChange<T>& left, const BasisChange<T>& right, Matrix<T>& scales);
+void rotate_diagonal(const BasisChange<T>& left,
+                     const BasisChange<T>& right,
+                     const Matrix<T>& scales,
+                     Matrix<T>& out);
 
 // A = R'R in place for the upper triangle of A (n x n), in double; false if A is not positive
 // definite to rounding. Eigen's factorisation of diagonal blocks, the rest on fixed tiles shared by

@@ -151,4 +151,16 @@ class Panels {
   Buffer<T> buffer_;
 };
 
+// norms[i] += |a_i|^2 for the columns a_i
+template <class T>
+void add_squared_norms(PanelView<const T> a, double* norms) {
+  constexpr Index width = Tile<T>::width;
+  for (Index j = 0; j < a.count; ++j)
+    for (Index r = 0; r < a.rows; ++r)
+      for (Index q = 0; q < width; ++q) {
+        const double value = static_cast<double>(a.panel(j)[r * width + q]);
+        norms[j * width + q] += value * value;
+      }
+}
+
 }  // namespace natgrad

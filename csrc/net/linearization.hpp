@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "net/mlp.hpp"
@@ -29,9 +30,46 @@ struct OutputPass {
   TileFunction<T> work;
 };
 
+template <class T>
+class Linearization;
+
+// What is kept of the cases of one chunk. Whoever has a view has the chunk: passes hand one to their
+// callbacks, anybody else gets it with a lock (Linearization::hold).
+template <class T>
+class ChunkView {
+ public:
+  Index first() const;                                  // in panels of the batch
+  Index count() const;                                  // in panels
+  PanelView<const T> activations(std::size_t l) const;  // a_l, (d_l x cases), l = 0 .. L
+  // phi'_l and phi''_l, (d_l x cases), data null where phi is the identity; l = 0 is layer 1.
+  PanelView<const T> derivatives(std::size_t l) const;
+  PanelView<const T> second_derivatives(std::size_t l) const;
+  // a_l' as panels of features, (cases x d_l).
+  PanelView<const T> features(std::size_t l) const;
+  Index tile_panels() const;
+  Index num_tiles() const;
+  Index tile_count(Index first) const;
+
+ private:
+  friend class Linearization<T>;
+  explicit ChunkView(const Linearization<T>& lin) : lin_(&lin) {}
+  const Linearization<T>* lin_;
+};
+
+// A chunk that stays loaded as long as this lives: passes of other threads wait.
+template <class T>
+class Chunk : public ChunkView<T> {
+ private:
+  friend class Linearization<T>;
+  Chunk(const ChunkView<T>& view, std::unique_lock<std::mutex> lock)
+      : ChunkView<T>(view), lock_(std::move(lock)) {}
+  std::unique_lock<std::mutex> lock_;
+};
+
 // u_l (d_l x cases of the chunk) for the vectors [first_vector, first_vector + num_vectors).
 template <class T>
 struct Deltas {
+  ChunkView<T> chunk;
   const std::vector<std::vector<Panels<T>>>& panels;  // [vector][layer]
   Index first_vector, num_vectors, count;
   PanelView<const T> operator()(Index vector, std::size_t layer) const {
@@ -127,26 +165,15 @@ class Linearization {
                        std::vector<Panels<T>>& deltas,
                        const OutputPass<T>& finish);
 
-  // Activations of one chunk; loading is not guarded against other threads.
-  void load(Index chunk);
-  Index chunk_first() const { return first_; }  // in panels
-  Index chunk_count() const { return count_; }
-  PanelView<const T> activations(std::size_t l) const {  // a_l, (d_l x cases), l = 0 .. L
-    return activations_[l].view().slice(0, count_);
-  }
-  // phi'_l and phi''_l, (d_l x cases), data null where phi is the identity; l = 0 is layer 1.
-  PanelView<const T> derivatives(std::size_t l) const { return slice(derivatives_[l]); }
-  PanelView<const T> second_derivatives(std::size_t l) const { return slice(seconds_[l]); }
-  // a_l' as panels of features, (cases x d_l).
-  PanelView<const T> features(std::size_t l) const { return features_[l].view(); }
+  // A chunk, loaded and kept from other threads. Passes of this object wait until it is gone.
+  Chunk<T> hold(Index chunk);
   RowMajor<T> weights(std::size_t l) const { return weight_matrix(theta_.data(), net_.layers[l]); }
   RowMajor<T> transposed_weights(std::size_t l) const { return transposed_[l].view(); }
   const std::vector<RowTask>& row_tasks() const { return row_tasks_; }
   Index tile_panels() const { return tile_panels_; }
-  Index num_tiles() const { return (count_ + tile_panels_ - 1) / tile_panels_; }
-  Index tile_count(Index first) const { return std::min(tile_panels_, count_ - first); }
 
  private:
+  friend class ChunkView<T>;
   struct TransposedWeights {
     TransposedWeights() = default;
     TransposedWeights(Index rows, Index cols, Arena<T>& arena);
@@ -159,6 +186,15 @@ class Linearization {
   PanelView<const T> slice(const Panels<T>& panels) const {
     return panels.empty() ? PanelView<const T>{} : panels.view().slice(0, count_);
   }
+  // With mutex_ held:
+  void load(Index chunk);
+  PanelView<const T> activations(std::size_t l) const {
+    return activations_[l].view().slice(0, count_);
+  }
+  PanelView<const T> derivatives(std::size_t l) const { return slice(derivatives_[l]); }
+  PanelView<const T> features(std::size_t l) const { return features_[l].view(); }
+  Index num_tiles() const { return (count_ + tile_panels_ - 1) / tile_panels_; }
+  Index tile_count(Index first) const { return std::min(tile_panels_, count_ - first); }
   void reserve_scratch();
   void reserve_deltas(Index num_vectors);
   void copy_weights(const T* theta);
@@ -204,5 +240,42 @@ class Linearization {
   std::vector<Buffer<T>> scratch_;      // per thread: 4 x (max_width x largest tile)
   std::vector<std::vector<Panels<T>>> deltas_;  // [vector of a pass][layer]: u_l, (d_l x cases)
 };
+
+template <class T>
+Index ChunkView<T>::first() const {
+  return lin_->first_;
+}
+template <class T>
+Index ChunkView<T>::count() const {
+  return lin_->count_;
+}
+template <class T>
+PanelView<const T> ChunkView<T>::activations(std::size_t l) const {
+  return lin_->activations(l);
+}
+template <class T>
+PanelView<const T> ChunkView<T>::derivatives(std::size_t l) const {
+  return lin_->derivatives(l);
+}
+template <class T>
+PanelView<const T> ChunkView<T>::second_derivatives(std::size_t l) const {
+  return lin_->slice(lin_->seconds_[l]);
+}
+template <class T>
+PanelView<const T> ChunkView<T>::features(std::size_t l) const {
+  return lin_->features(l);
+}
+template <class T>
+Index ChunkView<T>::tile_panels() const {
+  return lin_->tile_panels_;
+}
+template <class T>
+Index ChunkView<T>::num_tiles() const {
+  return lin_->num_tiles();
+}
+template <class T>
+Index ChunkView<T>::tile_count(Index first) const {
+  return lin_->tile_count(first);
+}
 
 }  // namespace natgrad

@@ -11,10 +11,10 @@
 
 namespace natgrad {
 
-// Below this many flops a second thread costs more than it brings.
-inline constexpr double serial_flops = 1e6;
-
 struct Layer {
+  // n, the columns of [W_l b_l]: inputs, and the constant 1 if there is a bias.
+  Index augmented_inputs() const { return inputs + (has_bias ? 1 : 0); }
+
   Index inputs, outputs;
   Activation activation;
   bool has_bias;

@@ -210,7 +210,9 @@ def as_vector(v: ArrayLike, name: str, size: int, dtype: DType) -> Array:
     return result
 
 
-def as_rows(v: ArrayLike, name: str, size: int, dtype: DType) -> tuple[Array, bool]:
+def as_rows(
+    v: ArrayLike, name: str, size: int, dtype: DType, num_threads: int | None = None
+) -> tuple[Array, bool]:
     """A vector (size,) or block (size, K) as K contiguous rows; and whether it was a block."""
     a: Any = v if type(v) is np.ndarray else as_real(v, name)
     if a.ndim not in (1, 2) or a.shape[0] != size:
@@ -218,8 +220,8 @@ def as_rows(v: ArrayLike, name: str, size: int, dtype: DType) -> tuple[Array, bo
     if a.ndim == 2 and a.shape[1] == 0:
         raise ValueError(f"{name} has no columns, wanted at least one vector")
     if a.ndim == 1:
-        return as_floats(a, name, dtype, 1)[None], False
-    core, threads = core_for(dtype), _threads_for(a.size)
+        return as_floats(a, name, dtype, 1, num_threads)[None], False
+    core, threads = core_for(dtype), _threads_for(a.size, num_threads)
     if a.flags.f_contiguous:
         rows = _as_contiguous(a.T, name, dtype, 2)
         finite = core.all_finite(rows, num_threads=threads)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     # f64 has the same classes; those of f32 stand for both, as the functions of a core go together.
     from ._core.f32 import Curvature as CoreCurvature
     from ._core.f32 import Hessian as CoreHessian
+    from ._core.f32 import KroneckerFactors as CoreKronecker
     from ._core.f32 import Linearization
     from ._core.f32 import LinearOperator as CoreOperator
     from ._core.f32 import Nystrom as CoreNystrom
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from ._core.f32 import SampleSpace as CoreSampleSpace
 else:  # the core's classes have no place in annotations that are looked at while running
     Linearization = CoreOperator = CoreObjective = CoreCurvature = CoreHessian = object
-    CoreNystrom = CoreSampleSpace = object
+    CoreKronecker = CoreNystrom = CoreSampleSpace = object
 
 __all__ = [
     "ActivationName",
@@ -27,6 +28,7 @@ __all__ = [
     "Callback",
     "CoreCurvature",
     "CoreHessian",
+    "CoreKronecker",
     "CoreNystrom",
     "CoreObjective",
     "CoreOperator",

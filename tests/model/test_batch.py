@@ -290,3 +290,8 @@ def test_num_threads_is_honoured_at_the_border(monkeypatch):
         ng.Batch(net, SQUARED, x, num_threads=threads)
         ng.Fisher(net, SQUARED, x, num_threads=threads)
         assert {n for shape, n in used if shape == x.shape} == {threads}
+    wide = ng.MLP([2**10, 2**11], dtype="float32", init="zeros")  # 2 ** 21 parameters
+    matrix = ng.Fisher(wide, SQUARED, np.zeros((1, 2**10)), num_threads=2)
+    used.clear()
+    matrix @ np.zeros(wide.num_params, np.float32)
+    assert {n for _, n in used} == {2}

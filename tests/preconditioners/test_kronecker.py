@@ -288,18 +288,57 @@ def test_positive_definite_for_every_input(hard, damping, kind, pi, dtype, rng):
     assert ((vectors * images).sum(axis=0) > 0).all()
 
 
+@pytest.mark.parametrize("pi", ["trace", "frobenius", "unit", "exact"])
 @pytest.mark.parametrize("kind", FACTORED)
-def test_curvature_of_dead_units_is_damping_alone(kind, dtype, tol, rng):
+def test_curvature_of_dead_units_is_damping_alone(kind, pi, dtype, tol, rng):
+    """G = 0 in the first layer."""
     case, change = HARD["dead"]
-    m = build(kind, change(case.problem(dtype)), case.loss, damping=0.25)
+    m = build(kind, change(case.problem(dtype)), case.loss, damping=1e-4, pi=pi)
     v = rng.standard_normal(m.shape[0])
     size = len(m.block(0))
     assert not m.block(0).any()
-    # G = 0: gamma / pi and A + pi gamma I, or for TKFAC (delta = 0) gamma and gamma
-    expected = v[:size] / 0.25
-    if kind == "kfac":
-        expected[-40:] *= 0.5 / (1 + 0.5)  # only the constant 1 is alive in A
-    assert_close((m @ v)[:size], expected, tol.product)
+    assert_close((m @ v)[:size], v[:size] / 1e-4, tol.product)
+
+
+@pytest.mark.parametrize("pi", ["trace", "frobenius", "unit", "exact"])
+@pytest.mark.parametrize("kind", FACTORED)
+def test_inputs_that_are_zero(kind, pi, dtype, tol, rng):
+    """A = 0 and G = I: no bias, squared error."""
+    case = Case("4-3-kron-zero-inputs", (4, 3), SQUARED, bias=False)
+    problem = case.problem(dtype)
+    m = build(kind, problem._replace(x=0 * problem.x), case.loss, damping=1e-4, pi=pi)
+    v = rng.standard_normal(m.shape[0])
+    assert_close(m @ v, v / 1e-4, tol.product)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("5-1-kron", (5, 1), BERNOULLI, weighted=True),
+        Case("4-6-1-kron", (4, 6, 1), SQUARED),
+        Case("4-1-6-3-kron", (4, 1, 6, 3), SOFTMAX, bias=False),  # one output, then one input
+    ],
+    ids=cases.ids,
+)
+@pytest.mark.parametrize("pi", ["trace", "frobenius", "unit", "exact"])
+@pytest.mark.parametrize("damping", [1.0, 1e-4])
+@pytest.mark.parametrize("kind", FACTORED)
+def test_damping_beside_a_factor_that_is_a_number_is_exact(case, pi, damping, kind, dtype, tol):
+    problem = case.problem(dtype)
+    m = build(kind, problem, case.loss, damping=damping, pi=pi)
+    exact = 0
+    for layer, of in enumerate(oracle_layers(problem, case.loss)):
+        if 1 not in (of.num_outputs, of.inputs.shape[1]):
+            continue
+        exact += 1
+        plain = m.block(layer)
+        damped = plain + damping * np.eye(len(plain))
+        assert_close(m.block(layer, damped=True), damped, tol.product)
+    assert exact > 0
+    v = np.ones(m.shape[0])
+    dense = m.to_dense(damped=True)
+    # condition of the damped matrix times the rounding of its inverse
+    assert_close(m @ v, np.linalg.solve(dense, v), 50 * tol.eps * np.linalg.cond(dense))
 
 
 def test_moving_averages(dtype, tol):
@@ -325,6 +364,80 @@ def test_moving_averages(dtype, tol):
             for side in range(2):
                 mean = sum(w * b[side] for w, b in zip(weights, each, strict=True))
                 assert_close(found[side], mean, tol.product)
+
+
+def blended(ema, sizes):
+    """Weights of batches of these sizes in the average, by the definition."""
+    shares, total = [], 0.0
+    for k, size in enumerate(sizes):
+        old = min(1.0, ema / (1.0 - ema) / min(k, 1.0 / (1.0 - ema))) * total if k else 0.0
+        total = old + size
+        shares = [old / total * share for share in shares] + [size / total]
+    return shares
+
+
+def test_the_definition_of_averages():
+    """Equal batches as max(1 / k, 1 - ema); unequal ones by cases, then with a decay per call."""
+    shares = [1.0]
+    for k in range(2, 9):
+        new = max(1 / k, 1 - 0.75)
+        shares = [(1 - new) * share for share in shares] + [new]
+        assert_close(blended(0.75, [17] * k), shares, 1e-15)
+    assert_close(blended(0.99, [20, 30, 50]), [0.2, 0.3, 0.5], 1e-15)
+    assert_close(blended(0.0, [20, 30, 50]), [0, 0, 1], 0.0)
+    # in the long run the past counts as n / (1 - ema) cases, decayed once more by ema
+    assert blended(0.9, [100] * 300 + [1])[-1] == pytest.approx(1 / (0.9 * 1000 + 1), rel=1e-6)
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.4, 0.9])
+@pytest.mark.parametrize("kind", KINDS)
+def test_averages_count_cases(kind, ema, dtype, tol):
+    case = Case("4-5-3-kron-counts", (4, 5, 3), SOFTMAX, n=64)
+    problem = case.problem(dtype)
+    parts = np.split(problem.x, [5, 25, 26])
+    batches = [KINDS[kind](problem.net, case.loss, x) for x in parts]
+    m = KINDS[kind](problem.net, case.loss, ema=ema)
+    for count in range(1, len(parts) + 1):
+        m.update(parts[count - 1])
+        shares = blended(ema, [len(x) for x in parts[:count]])
+        for layer in range(2):
+            for name in "AG":
+                if kind in ("tkfac", "tekfac"):  # A and G are moments over the root of their trace
+                    continue
+                mean = sum(
+                    share * getattr(batch.factors[layer], name)
+                    for share, batch in zip(shares, batches, strict=False)
+                )
+                assert_close(getattr(m.factors[layer], name), mean, tol.product)
+        if kind != "kfac":  # the others keep the trace of the Fisher matrix
+            mean = sum(s * b.trace() for s, b in zip(shares, batches, strict=False))
+            assert m.trace() == pytest.approx(mean, rel=tol.product)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("kind", FACTORED)
+def test_two_batches_are_one_of_their_cases(kind, weighted, dtype, tol, rng):
+    """Of 20 and 30 cases, or of weights of another scale."""
+    case = Case("4-5-3-kron-halves", (4, 5, 3), SOFTMAX, n=50)
+    problem = case.problem(dtype)
+    weights = np.ones(50)
+    if weighted:
+        weights = np.concatenate([7.0 * rng.random(20), 0.2 * rng.random(30)])
+    m = KINDS[kind](problem.net, case.loss, problem.x[:20], sample_weight=weights[:20], ema=0.999)
+    m.update(problem.x[20:], sample_weight=weights[20:])
+    whole = KINDS[kind](problem.net, case.loss, problem.x, sample_weight=weights)
+    assert_close(m.to_dense(), whole.to_dense(), tol.product)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 3e306])
+def test_weights_of_any_scale(scale):
+    case = Case("4-5-3-kron-scale", (4, 5, 3), SOFTMAX, n=50)
+    problem = case.problem("float64")
+    m = ng.KFAC(problem.net, case.loss)
+    for _ in range(50):
+        m.update(problem.x, sample_weight=np.full(50, scale))
+    whole = ng.KFAC(problem.net, case.loss, problem.x)
+    assert_close(m.to_dense(), whole.to_dense(), 1e-12)  # equal averages, 50 roundings
 
 
 @pytest.mark.parametrize("kind", ["tkfac", "ekfac", "tekfac"])

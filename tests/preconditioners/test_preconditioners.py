@@ -1,11 +1,15 @@
 """Preconditioners in use: updates, inverses, cg, threads, state, wrong input; the diagonal one."""
 
+import copy
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import cases
 import natgrad_fast as ng
 import numpy as np
 import pytest
 import reference
-from cases import BERNOULLI, SOFTMAX, SQUARED, Case, assert_close, same_bits
+from cases import BERNOULLI, SOFTMAX, SQUARED, Case, assert_close, run_python, same_bits
 
 FACTORED = {"kfac": ng.KFAC, "tkfac": ng.TKFAC}
 KINDS = {**FACTORED, "ekfac": ng.EKFAC, "tekfac": ng.TEKFAC}
@@ -133,71 +137,6 @@ def test_usable_by_scipy(dtype):
     x, status = linalg.cg(fisher, b, M=m, rtol=1e-3)
     assert status == 0
     assert np.linalg.norm(fisher @ x - b) <= 2e-3 * np.linalg.norm(b)  # and its own recurrence
-
-
-@kinds
-@pytest.mark.parametrize("refreshed", [True, False])
-@pytest.mark.parametrize("samples", [None, 1])
-def test_state_goes_on_with_the_same_bits(kind, refreshed, samples, dtype, rng):
-    case = Case("4-5-3-kron-state", (4, 5, 3), SOFTMAX)
-    problem = case.problem(dtype)
-    v = rng.standard_normal(problem.net.num_params)
-    options = {"samples": samples, "seed": 3, **({} if kind in FACTORED else {"basis_period": 2})}
-    m = build(kind, problem, case.loss, damping=0.1, **options)
-    m.update(problem.x + 1)
-    if refreshed:
-        m.refresh(0.2)
-    other = KINDS[kind](problem.net, case.loss, **options)
-    other.load_state_dict(m.state_dict())
-    assert (other.damping, other.num_updates) == (m.damping, m.num_updates)
-    assert same_bits(other.to_dense(), m.to_dense())
-    if refreshed:
-        assert same_bits(other.to_dense(damped=True), m.to_dense(damped=True))
-    for _ in range(2):
-        assert same_bits(other @ v, m @ v)
-        for each in (m, other):
-            each.update(2 * problem.x)
-        assert same_bits(other @ v, m @ v)
-        for each in (m, other):
-            each.refresh(0.3)
-    assert same_bits(other.to_dense(damped=True), m.to_dense(damped=True))
-
-
-def test_state_with_exact_damping(small):
-    v = small.net.params
-    m = ng.KFAC(small.net, SOFTMAX, small.x, damping=0.1, pi="exact")
-    other = ng.KFAC(small.net, SOFTMAX, pi="exact")
-    other.load_state_dict(m.state_dict())
-    assert same_bits(other @ v, m @ v)
-    with pytest.raises(ValueError, match="refresh"):
-        other.to_dense(damped=True)
-    other.refresh(0.1)
-    assert same_bits(other @ v, m @ v)
-    assert same_bits(other.to_dense(damped=True), m.to_dense(damped=True))
-
-
-def test_state_of_the_diagonal(small):
-    v = small.net.params
-    m = ng.DiagonalPreconditioner(small.net, SOFTMAX, small.x, small.y)
-    for damping in (None, 0.1):
-        if damping:
-            m.refresh(damping)
-        other = ng.DiagonalPreconditioner(small.net, SOFTMAX)
-        other.load_state_dict(m.state_dict())
-        for each in (m, other):
-            each.update(2 * small.x, small.y)
-        assert same_bits(other.diagonal(), m.diagonal())
-    assert same_bits(other @ v, m @ v)
-
-
-def test_wrong_state(small):
-    state = ng.KFAC(small.net, SOFTMAX, small.x).state_dict()
-    with pytest.raises(ValueError, match="kind of the state is 'kfac', wanted 'tkfac'"):
-        ng.TKFAC(small.net, SOFTMAX).load_state_dict(state)
-    with pytest.raises(ValueError, match="dtype of the state is 'float32', wanted 'float64'"):
-        ng.KFAC(ng.MLP([4, 5, 3], dtype="float64"), SOFTMAX).load_state_dict(state)
-    with pytest.raises(ValueError, match="numbers has length"):
-        ng.KFAC(ng.MLP([4, 6, 3]), SOFTMAX).load_state_dict(state)
 
 
 # -------------------------------------------------------------------------------------------------
@@ -362,3 +301,95 @@ def test_wrong_arguments_of_the_diagonal(small):
         make(net, SOFTMAX, None, y)
     with pytest.raises(ValueError, match="damping yet"):
         make(net, SOFTMAX, x, y).to_dense(damped=True)
+
+
+# -------------------------------------------------------------------------------------------------
+# Memory and threads
+
+
+def test_factors_larger_than_the_machine_are_refused_by_name():
+    net = ng.MLP([2_000_000, 3, 2])
+    message = r"largest, A of layer 0, is \(2000001, 2000001\) in float32, 16,000,016,000,004 bytes"
+    for make in KINDS.values():
+        with pytest.raises(MemoryError, match=message):
+            make(net, SOFTMAX)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS")
+def test_factors_that_find_no_memory_are_named():
+    """Address space for one factor of 100 MB, not for its scratch."""
+    script = """
+        import resource
+        import numpy as np, natgrad_fast as ng
+        net = ng.MLP([5000, 4, 2])
+        x = np.ones((3, 5000), "f4")
+        ng.value(net, "squared_error", x, np.ones((3, 2)))  # everything is loaded and started
+        pages = int(open("/proc/self/statm").read().split()[0])
+        limit = pages * resource.getpagesize() + (150 << 20)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        for call in (lambda: ng.EKFAC(net, "softmax_cross_entropy", x), lambda: ng.KFAC.on(matrix)):
+            matrix = ng.Fisher(net, "softmax_cross_entropy", x)
+            try:
+                m = call()
+                m.refresh(0.1)
+            except MemoryError as error:
+                print(error)
+    """
+    lines = run_python(script).splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        assert "the largest one, A of layer 0 (5001 x 5001), takes 1.0004e+08 bytes" in line
+
+
+@kinds
+def test_calls_of_several_threads_are_as_one_after_the_other(kind, dtype, rng):
+    case = Case("20-33-10-kron-threads", (20, 33, 10), SOFTMAX, n=200)
+    problem = case.problem(dtype)
+    v = rng.standard_normal(problem.net.num_params).astype(dtype)
+    m = build(kind, problem, case.loss, samples=1, damping=0.1, num_threads=2)
+    for _ in range(8):
+        m.update(problem.x)
+    wanted = copy.deepcopy(m)
+    images, logdets = {}, set()
+    for damping in (0.1, 0.3):
+        wanted.refresh(damping)
+        images[damping] = wanted @ v
+        logdets.add(wanted.logdet(damping))
+
+    shared = build(kind, problem, case.loss, samples=1, damping=0.1, num_threads=2)
+    with ThreadPoolExecutor(4) as pool:  # the draws depend on the number of updates before
+        list(pool.map(lambda _: shared.update(problem.x), range(8)))
+    for name, array in m.state_dict().items():
+        found = shared.state_dict()[name]
+        assert same_bits(found, array) if isinstance(array, np.ndarray) else found == array
+
+    shared.refresh(0.1)
+    state = shared.state_dict()
+
+    def work(number):
+        damping = (0.1, 0.3)[number % 2]
+        shared.refresh(damping)
+        product = shared @ v
+        assert any(same_bits(product, image) for image in images.values())
+        assert shared.logdet(damping) in logdets
+        assert shared.damping in images
+        if number % 5 == 0:
+            shared.load_state_dict(state)
+        assert shared.state_dict()["num_updates"] == 9
+        assert same_bits(shared.to_dense(), to_dense)
+
+    to_dense = shared.to_dense()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(40)))
+
+
+def test_the_diagonal_from_several_threads(dtype):
+    case = Case("20-33-10-diagonal-threads", (20, 33, 10), SOFTMAX, n=200)
+    problem = case.problem(dtype)
+    options = {"kind": "fisher", "samples": 1}
+    one, shared = (ng.DiagonalPreconditioner(problem.net, SOFTMAX, **options) for _ in range(2))
+    for _ in range(8):
+        one.update(problem.x)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: shared.update(problem.x), range(8)))
+    assert same_bits(one.diagonal(), shared.diagonal())

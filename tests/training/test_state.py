@@ -15,7 +15,7 @@ POLICIES = {
     "tikhonov": lambda: ng.Tikhonov(0.2),
     "schedule": lambda: ng.Tikhonov(schedule),
 }
-SOLVERS = [None]
+SOLVERS = [None, "kfac", "ekfac", "tkfac", "tekfac", "diagonal", "nystrom"]
 
 
 def schedule(step):
@@ -182,7 +182,7 @@ def refuses_or_keeps_bits(problem, opt, state, path):
 
 @pytest.mark.parametrize(
     ("policy", "preconditioner"),
-    [("lm", None), ("tikhonov", None), ("schedule", None)],
+    [("lm", None), ("tikhonov", "kfac"), ("schedule", "diagonal"), ("lm", "ekfac")],
 )
 def test_every_leaf_is_checked(policy, preconditioner):
     problem, opt = build(policy=policy, preconditioner=preconditioner)

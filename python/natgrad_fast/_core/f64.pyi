@@ -3,7 +3,7 @@ import natgrad_fast._core
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Curvature', 'Hessian', 'KroneckerFactors', 'LinearOperator', 'Linearization', 'Nystrom', 'Objective', 'ProductOperator', 'SampleSpace', 'SumOperator', 'all_finite', 'conjugate_gradients', 'dot', 'draw_gradients', 'hessian_bytes', 'linearization_bytes', 'multishift_conjugate_gradients', 'orthonormalise_rows', 'predict', 'predictive_mean', 'scaled', 'transposed']
+__all__: list[str] = ['Curvature', 'Hessian', 'KroneckerFactors', 'KroneckerSnapshot', 'LinearOperator', 'Linearization', 'Nystrom', 'Objective', 'ProductOperator', 'SampleSpace', 'SumOperator', 'all_finite', 'conjugate_gradients', 'dot', 'draw_gradients', 'hessian_bytes', 'linearization_bytes', 'multishift_conjugate_gradients', 'orthonormalise_rows', 'predict', 'predictive_mean', 'remembered_weight', 'scaled', 'transposed']
 class LinearOperator:
     """
     A symmetric linear map on R^P.
@@ -175,31 +175,63 @@ class SampleSpace(LinearOperator):
         """
         Of K.
         """
+class KroneckerSnapshot:
+    """
+    What KroneckerFactors held at some time.
+    """
 class KroneckerFactors(LinearOperator):
     """
     Damped inverse of a Kronecker-factored Fisher matrix.
     """
     def __init__(self, net: natgrad_fast._core.Architecture, *, kind: str, pi: str, basis_period: typing.SupportsInt | typing.SupportsIndex, num_threads: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
-    def block(self, layer: typing.SupportsInt | typing.SupportsIndex, *, damped: bool) -> tuple[typing.Any, typing.Any, typing.Any]:
+    def apply_root(self, v: numpy.ndarray) -> numpy.typing.NDArray[numpy.float64]:
         """
-        left (d, d), right (n, n) and scales (d, n) or None of one layer, float64; with scales the rows of left and right are the basis.
+        S v (K, P) for v (K, P), S S' the inverse.
+        """
+    def block(self, layer: typing.SupportsInt | typing.SupportsIndex, *, damped: bool) -> tuple:
+        """
+        One of blocks().
+        """
+    def blocks(self, *, damped: bool) -> list:
+        """
+        left (d, d), right (n, n) and scales (d, n) or None of each layer, float64; with scales the rows of left and right are the basis.
+        """
+    def eigenvalues(self) -> numpy.typing.NDArray[numpy.float64]:
+        """
+        Eigenvalues (P,) of the approximation, a layer after the other.
+        """
+    def factors(self) -> list:
+        """
+        G (d, d) and A (n, n) of each layer, then those of blocks() or None; float64.
+        """
+    def log_det(self, damping: typing.SupportsFloat | typing.SupportsIndex) -> float:
+        """
+        log det of the matrix that refresh(damping) would invert.
         """
     def refresh(self, damping: typing.SupportsFloat | typing.SupportsIndex) -> None:
         """
         Inverses of the damped factors as they are now.
         """
-    def set_state(self, numbers: numpy.ndarray, num_updates: typing.SupportsInt | typing.SupportsIndex, damping: typing.SupportsFloat | typing.SupportsIndex, inverse_is_current: bool) -> None:
+    def restore(self, snapshot: KroneckerSnapshot) -> None:
+        """
+        Goes back to a snapshot of these factors.
+        """
+    def set_state(self, *, layers: list, num_updates: typing.SupportsInt | typing.SupportsIndex, refreshed_at: typing.SupportsInt | typing.SupportsIndex, weight: typing.SupportsFloat | typing.SupportsIndex, damping: typing.SupportsFloat | typing.SupportsIndex) -> None:
         """
         Goes on from what state() gave.
         """
-    def state(self) -> tuple[numpy.typing.NDArray[numpy.float64], int, float, bool]:
+    def snapshot(self) -> KroneckerSnapshot:
         """
-        numbers (n,), num_updates, damping and whether the inverse is that of the factors.
+        All that calls change, at no cost.
         """
-    def update(self, linearization: Linearization, loss: natgrad_fast._core.Loss, *, num_samples: typing.SupportsInt | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex, weights: typing.Any, decay: typing.SupportsFloat | typing.SupportsIndex) -> bool:
+    def state(self) -> tuple:
         """
-        Moving averages of the moments; num_samples 0 for the exact Fisher matrix. False if a moment of the batch is not finite.
+        [{name: array}] for each layer, num_updates, refreshed_at, weight and damping.
+        """
+    def update(self, linearization: Linearization, loss: natgrad_fast._core.Loss, *, num_samples: typing.SupportsInt | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex, weights: typing.Any, decay: typing.SupportsFloat | typing.SupportsIndex, num_updates: typing.SupportsInt | typing.SupportsIndex) -> str:
+        """
+        Moving averages of the moments; num_samples 0 for the exact Fisher matrix. 'done', 'not_finite' if a moment of the batch is not finite, 'outrun' if there were not num_updates of them before.
         """
     @property
     def damping(self) -> float:
@@ -298,6 +330,10 @@ def predict(net: natgrad_fast._core.Architecture, *, params: numpy.ndarray, x: n
 def predictive_mean(loss: natgrad_fast._core.Loss, z: numpy.ndarray, *, num_threads: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float64]:
     """
     Means (N, num_targets) of the predictive laws at outputs z (N, C).
+    """
+def remembered_weight(*, num_updates: typing.SupportsInt | typing.SupportsIndex, weight: typing.SupportsFloat | typing.SupportsIndex, decay: typing.SupportsFloat | typing.SupportsIndex) -> float:
+    """
+    Weight of an average of batches that counts beside that of the next one.
     """
 def scaled(a: typing.SupportsFloat | typing.SupportsIndex, x: numpy.ndarray, *, num_threads: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float64]:
     """

@@ -6,7 +6,6 @@ import dataclasses
 import math
 import time
 from itertools import pairwise
-from types import SimpleNamespace
 from typing import Literal
 
 from numpy.typing import ArrayLike
@@ -15,6 +14,7 @@ from .._arrays import as_count, as_name, as_number, as_right_hand_sides, core_fo
 from .._typing import Array, Callback
 from ..operators.curvature import CurvatureMatrix, GaussNewtonMatrix
 from ..operators.sample_space import SampleSpace, kernel_flops, kernel_product_flops
+from ..preconditioners.kfac import KFAC
 from .cg import cg
 from .results import BlockSolveResult, CGResult, Estimate, SolveResult
 
@@ -243,22 +243,15 @@ def _kfac_estimate(
     )
 
 
-def _kfac(matrix: GaussNewtonMatrix, damping: float) -> object:
+def _kfac(matrix: GaussNewtonMatrix, damping: float) -> KFAC | None:
     """K-FAC on what `matrix` has linearised, for `cg`; None if the moments are not finite."""
     shift = min(matrix.decay) + matrix.damping + damping
     if shift <= 0.0:
         raise ValueError("method 'kfac_cg' needs damping + l2 > 0")
-    lin = matrix.linearization
-    factors = core_for(matrix.dtype).KroneckerFactors(
-        lin.architecture, kind="kfac", pi="trace", basis_period=1, num_threads=matrix.num_threads
-    )
-    finite = factors.update(
-        lin, matrix.loss.core, num_samples=1, seed=0, weights=matrix.sample_weight, decay=0.0
-    )
-    if not finite:
+    try:
+        return KFAC.on(matrix, damping=shift, samples=1, ema=0.0)
+    except FloatingPointError:
         return None
-    factors.refresh(shift)
-    return SimpleNamespace(core=factors, shape=matrix.shape)
 
 
 def _as_factored(matrix: CurvatureMatrix, method: str, preconditioner: object) -> GaussNewtonMatrix:

@@ -259,7 +259,7 @@ class MLP:
         -----
         About 6 N P flops; `Jacobian` keeps the linearisation when several products are needed.
         """
-        rows, is_block = as_rows(v, "v", self.num_params, self._dtype)
+        rows, is_block = as_rows(v, "v", self.num_params, self._dtype, num_threads)
         chunk = self.one_pass_chunk_size
         jv = self.linearize(X, num_threads=num_threads, chunk_size=chunk).jvp(rows)
         return np.moveaxis(jv, 0, 2) if is_block else jv[0]

@@ -86,7 +86,7 @@ class Operator:
         """A v for a vector (n,) or a block of K vectors (n, K); A B for an operator B."""
         if type(v) is not np.ndarray and isinstance(v, Operator):
             return Operator._product_of(self, v)
-        rows, is_block = as_rows(v, "v", self.shape[1], self.dtype)
+        rows, is_block = as_rows(v, "v", self.shape[1], self.dtype, self.num_threads)
         product = self._apply(rows)
         result: Array = product.T if is_block else product[0]
         return result
@@ -145,17 +145,19 @@ class Operator:
 
     def matmat(self, V: ArrayLike) -> Array:
         """A V for a block (n, K)."""
-        rows, _ = as_rows(V, "V", self.shape[1], self.dtype)
+        rows, _ = as_rows(V, "V", self.shape[1], self.dtype, self.num_threads)
         return self._apply(rows).T
 
     def rmatvec(self, u: ArrayLike) -> Array:
         """A'u for a vector (m,) or (m, 1)."""
-        rows, _ = as_rows(np.ravel(as_real(u, "u")), "u", self.shape[0], self.dtype)
+        rows, _ = as_rows(
+            np.ravel(as_real(u, "u")), "u", self.shape[0], self.dtype, self.num_threads
+        )
         return first_row(self._apply_transpose(rows))
 
     def rmatmat(self, U: ArrayLike) -> Array:
         """A'U for a block (m, K)."""
-        rows, _ = as_rows(U, "U", self.shape[0], self.dtype)
+        rows, _ = as_rows(U, "U", self.shape[0], self.dtype, self.num_threads)
         return self._apply_transpose(rows).T
 
     @property

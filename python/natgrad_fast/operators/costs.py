@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 from .._arrays import as_chunk_size, as_count, as_name, as_num_threads, core_for
 from ..losses import Loss, LossName, as_loss
@@ -44,7 +44,7 @@ def estimate_memory(
     net: MLP,
     num_cases: int,
     *,
-    matrix: str = "fisher",
+    matrix: Literal["fisher", "ggn", "empirical_fisher", "hessian", "jacobian"] = "fisher",
     loss: LossName | Loss = "squared_error",
     samples: int | None = None,
     num_vectors: int = 1,
@@ -76,7 +76,7 @@ def estimate_memory(
     """
     net, loss = as_net(net), as_loss(loss)
     n = as_count(num_cases, "num_cases", 1)
-    matrix = as_name(matrix, "matrix", ("fisher", "ggn", "empirical_fisher", "hessian", "jacobian"))
+    as_name(matrix, "matrix", ("fisher", "ggn", "empirical_fisher", "hessian", "jacobian"))
     vectors = as_count(num_vectors, "num_vectors", 1)
     columns = 1 if samples is None else as_count(samples, "samples", 1)
     chunk = as_chunk_size(chunk_size)

@@ -2,7 +2,7 @@
 
 from .base import Preconditioner
 from .diagonal import DiagonalPreconditioner
-from .kronecker import EKFAC, KFAC, TEKFAC, TKFAC
+from .kfac import EKFAC, KFAC, TEKFAC, TKFAC
 from .nystrom import Nystrom
 
 __all__ = [

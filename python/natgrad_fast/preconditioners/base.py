@@ -5,7 +5,8 @@ Three costs, three calls: `update` measures a batch, `refresh` inverts for a dam
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,13 +16,26 @@ from .._arrays import (
     as_count,
     as_num_threads,
     as_number,
+    as_rows,
 )
+from .._state import StateReader
+from .._typing import Array, DType, Linearization, State
 from ..losses import Loss, LossName, as_loss
 from ..model.batch import Batch
 from ..model.mlp import MLP, as_net
 from ..operators.base import Operator, Role
 
-__all__ = ["Preconditioner", "refuse_without_batch"]
+__all__ = ["Averages", "Preconditioner", "refuse_without_batch"]
+
+
+class Averages(NamedTuple):
+    """What a state holds besides the description of its preconditioner."""
+
+    num_updates: int
+    refreshed_at: int  # the inverse is of that update; 0 if there is none
+    weight: float
+    damping: float | None
+    arrays: dict[str, Array]
 
 
 class Preconditioner(Operator):
@@ -41,6 +55,12 @@ class Preconditioner(Operator):
         What `cg` multiplies with, without a detour through Python.
     follows_batches : bool
         Whether `update_on` measures batches of its net.
+
+    Notes
+    -----
+    Calls of several threads wait for each other, and a call that raises leaves everything as it
+    was. Copies (`copy.deepcopy`, pickle, joblib) go on with the same bits as the original; like it,
+    they measure the net that they hold.
     """
 
     role: Role = "inverse"
@@ -49,7 +69,6 @@ class Preconditioner(Operator):
     net: MLP
     loss: Loss
     core: Any
-    _damping: float | None = None
 
     def _set_up(
         self,
@@ -83,7 +102,7 @@ class Preconditioner(Operator):
     @property
     def damping(self) -> float | None:
         """Damping of the last `refresh`; None before the first."""
-        return self._damping
+        raise NotImplementedError
 
     @property
     def T(self) -> Operator:
@@ -95,7 +114,7 @@ class Preconditioner(Operator):
         """True: the inverse is positive definite for any batch and damping."""
         return True
 
-    def update_on(self, batch: Batch, linearization: Any = None) -> None:
+    def update_on(self, batch: Batch, linearization: Linearization | None = None) -> None:
         """Measure a batch at the net's present parameters, as ``update`` does.
 
         Parameters
@@ -126,10 +145,11 @@ class Preconditioner(Operator):
                 f"wanted {net!r} and {loss!r}"
             )
 
-    def _apply(self, rows: Any) -> Any:
-        return self.core.apply(rows)
+    def _apply(self, rows: Array) -> Array:
+        images: Array = self.core.apply(rows)
+        return images
 
-    def _apply_transpose(self, rows: Any) -> Any:
+    def _apply_transpose(self, rows: Array) -> Array:
         return self._apply(rows)
 
     def refresh(self, damping: float) -> None:
@@ -145,66 +165,227 @@ class Preconditioner(Operator):
         ValueError
             If damping is not > 0 and finite, or nothing was measured yet.
         """
+        self._refresh(self._as_damping(damping))
+
+    def _as_damping(self, damping: float) -> float:
         damping = as_number(damping, "damping", above=0.0)
         if self.num_updates == 0:
             raise ValueError("there is nothing to invert yet: call update(X) first")
-        self._refresh(damping)
-        self._damping = damping
+        return damping
 
     def _refresh(self, damping: float) -> None:
         raise NotImplementedError
 
-    def state_dict(self) -> dict[str, Any]:
-        """Moving averages, inverse and counters: copies, plain types and arrays.
-
-        Returns
-        -------
-        dict
-        """
-        return {
-            "kind": self.kind,
-            "dtype": str(self.dtype),
-            "num_updates": self.num_updates,
-            "damping": self._damping,
-            **self._state(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put back what `state_dict` of a preconditioner of the same kind and net returned.
-
-        What follows has the same bits as without a break; after loading, pi="exact" alone wants a
-        `refresh` before ``to_dense(damped=True)``.
+    def logdet(self, damping: float) -> float:
+        """Logarithm of the determinant of the matrix that ``@`` inverts after `refresh`.
 
         Parameters
         ----------
-        state : dict
+        damping : float
+            > 0; that of the last `refresh` does not matter.
 
         Raises
         ------
         ValueError
-            If the state belongs to another kind, dtype or architecture.
+            As in `refresh`.
         """
-        for name, wanted in {"kind": self.kind, "dtype": str(self.dtype)}.items():
-            if state[name] != wanted:
-                raise ValueError(f"{name} of the state is {state[name]!r}, wanted {wanted!r}")
-        self._load(state)
-        self._damping = state["damping"]
+        return self._logdet(self._as_damping(damping))
 
-    def _state(self) -> dict[str, Any]:
+    def _logdet(self, damping: float) -> float:
         raise NotImplementedError
 
-    def _load(self, state: dict[str, Any]) -> None:
+    def sqrt_solve(self, v: ArrayLike) -> Array:
+        """Multiply with a root S of the operator, S S' = M.
+
+        The image of standard normal vectors has the covariance M, the damped inverse.
+
+        Parameters
+        ----------
+        v : (P,) or (P, K) array_like
+
+        Returns
+        -------
+        array of the shape of `v`
+
+        Raises
+        ------
+        ValueError, TypeError
+            If v has a wrong shape or type.
+        RuntimeError
+            Before `refresh`.
+
+        Examples
+        --------
+        >>> import numpy as np, natgrad_fast as ng
+        >>> net = ng.MLP([3, 4, 2], dtype="float64")
+        >>> M = ng.KFAC(net, "squared_error", np.eye(3), damping=0.1)
+        >>> root = M.sqrt_solve(np.eye(net.num_params))
+        >>> bool(np.allclose(root @ root.T, M @ np.eye(net.num_params)))
+        True
+        """
+        rows, is_block = as_rows(v, "v", self.shape[0], self.dtype)
+        images: Array = self._apply_root(rows)
+        return images.T if is_block else images[0]
+
+    def _apply_root(self, rows: Array) -> Array:
+        """S x for the rows of a (K, P) array."""
         raise NotImplementedError
 
-    def _seed_of_update(self) -> int:
+    def state_dict(self) -> State:
+        """Moving averages, counters and what describes the preconditioner; copies.
+
+        Returns
+        -------
+        dict
+            Plain values and named arrays, the same names and shapes for every instruction set and
+            number of threads. The inverse is in it where there was an update after the last
+            `refresh`; else `load_state_dict` makes it anew.
+        """
+        averages = self._averages()
+        return {
+            **self._description(),
+            "num_updates": averages.num_updates,
+            "refreshed_at": averages.refreshed_at,
+            "weight": averages.weight,
+            "damping": averages.damping,
+            **averages.arrays,
+        }
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Put back what `state_dict` of a preconditioner like this one returned.
+
+        What follows has the same bits as without a break, or the same up to rounding if the state
+        was written with another instruction set. Costs a `refresh`.
+
+        Parameters
+        ----------
+        state : Mapping
+
+        Raises
+        ------
+        ValueError
+            If anything in it does not fit: names, shapes, dtypes, ranges, NaN, or a state of
+            another kind, dtype, architecture, loss or of other options. Nothing has changed then.
+        """
+        description = self._description()
+        counters = ("num_updates", "refreshed_at", "weight", "damping")
+        present = set(state) & set(self._shapes()) if isinstance(state, Mapping) else set()
+        reader = StateReader(state, "state", {*description, *counters, *present})
+        for name, wanted in description.items():
+            reader.same(name, wanted)
+        num_updates = reader.integer("num_updates")
+        refreshed_at = reader.integer("refreshed_at", maximum=num_updates)
+        weight = _read_weight(reader, num_updates)
+        damping = _read_damping(reader, refreshed_at)
+        self._check_names(reader, present, num_updates, refreshed_at)
+        arrays = {
+            name: reader.array(name, *of) for name, of in self._shapes().items() if name in present
+        }
+        self._check_arrays(reader, arrays)
+        self._load(reader, Averages(num_updates, refreshed_at, weight, damping, arrays))
+
+    def _check_names(
+        self, reader: StateReader, present: set[str], num_updates: int, refreshed_at: int
+    ) -> None:
+        """Refuse arrays that do not go with the counters."""
+        at = f"with state['num_updates'] = {num_updates}, state['refreshed_at'] = {refreshed_at}"
+        for name in self._shapes():
+            is_inverse = name.startswith("inverse")
+            wanted = 0 < refreshed_at < num_updates if is_inverse else num_updates > 0
+            if wanted != (name in present):
+                raise ValueError(
+                    f"{reader.path(name)} is {'missing' if wanted else 'unknown'} {at}"
+                )
+
+    def _description(self) -> State:
+        """What a state has to belong to, as plain values."""
+        sizes, bias = self.net.layout
+        return {
+            "kind": self.kind,
+            "dtype": str(self.dtype),
+            "sizes": tuple(sizes),
+            "activations": tuple(self.net.activations),
+            "bias": tuple(bias),
+            "loss": repr(self.loss),
+            **{name: value for name, value in self._options().items() if name != "kind"},
+        }
+
+    def _options(self) -> State:
+        """Options that change what is computed, as the constructor takes them."""
+        return {"samples": self.samples, "seed": self.seed, "ema": self.ema}
+
+    def _averages(self) -> Averages:
+        raise NotImplementedError
+
+    def _shapes(self) -> dict[str, tuple[tuple[int, ...], DType]]:
+        """Shape and dtype of every array that a state may have; those of inverses say so."""
+        raise NotImplementedError
+
+    def _check_arrays(self, reader: StateReader, arrays: dict[str, Array]) -> None:
+        """Refuse arrays that can not be what their names say."""
+        raise NotImplementedError
+
+    def _load(self, reader: StateReader, averages: Averages) -> None:
+        raise NotImplementedError
+
+    def _snapshot(self) -> object:
+        """Everything that calls change, for `_restore`; free, it shares memory."""
+        raise NotImplementedError
+
+    def _restore(self, snapshot: object) -> None:
+        """Go back to a snapshot of this object."""
+        raise NotImplementedError
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Make copies from the options and the state."""
+        options = {
+            **self._options(),
+            "num_threads": self.num_threads,
+            "chunk_size": self.chunk_size,
+        }
+        return _rebuild, (type(self), self.net, self.loss, options, self.state_dict())
+
+    def _seed_of_update(self, num_updates: int) -> int:
         """`seed` for the first update, a mix of it and the number of updates later on."""
-        if self.num_updates == 0:
+        if num_updates == 0:
             return self.seed
-        mix = np.random.SeedSequence((self.seed, self.num_updates))
-        return int(mix.generate_state(1, np.uint64)[0])
+        mix = np.random.SeedSequence((self.seed, num_updates))
+        return int(mix.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def refuse_without_batch(**given: Any) -> None:
+def _read_weight(reader: StateReader, num_updates: int) -> float:
+    if not isinstance(reader["weight"], float | np.floating):
+        raise reader.refuse("weight", "a float")
+    if num_updates == 0:
+        reader.same("weight", 0.0)
+        return 0.0
+    return reader.number("weight", above=0.0)
+
+
+def _read_damping(reader: StateReader, refreshed_at: int) -> float | None:
+    wanted = "None" if refreshed_at == 0 else "a float > 0"
+    if (reader["damping"] is None) != (refreshed_at == 0):
+        raise reader.refuse("damping", f"{wanted} with state['refreshed_at'] = {refreshed_at}")
+    if refreshed_at == 0:
+        return None
+    if not isinstance(reader["damping"], float | np.floating):
+        raise reader.refuse("damping", wanted)
+    return reader.number("damping", above=0.0)
+
+
+def _rebuild(
+    make: Callable[..., Preconditioner],
+    net: MLP,
+    loss: Loss,
+    options: State,
+    state: State,
+) -> Preconditioner:
+    copy = make(net, loss, **options)
+    copy.load_state_dict(state)
+    return copy
+
+
+def refuse_without_batch(**given: object) -> None:
     """Raise ValueError if any of the arguments that belong to a first batch is given."""
     for name, value in given.items():
         if value is not None:

@@ -1,25 +1,61 @@
-"""Kronecker-factored approximations of the Fisher matrix: KFAC, EKFAC, TKFAC, TEKFAC."""
+"""What the Kronecker-factored approximations of the Fisher matrix have in common."""
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple, Self, TypeAlias, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from .._arrays import as_count, as_name, as_number, as_vector, core_for
+from .._arrays import as_count, as_name, as_number, core_for
+from .._state import StateReader
+from .._typing import Array, CoreKronecker, DType, Linearization
 from ..losses import Loss, LossName
 from ..model.batch import Batch
 from ..model.mlp import MLP
-from .base import Preconditioner, refuse_without_batch
+from ..operators.curvature import GaussNewtonMatrix
+from .base import Averages, Preconditioner, refuse_without_batch
 
-__all__ = ["EKFAC", "KFAC", "TEKFAC", "TKFAC"]
+__all__ = ["KroneckerPreconditioner", "LayerFactors"]
 
-_PI = ("trace", "frobenius", "unit", "exact")
+Pi: TypeAlias = Literal["trace", "frobenius", "unit", "exact"]
+# Part of its trace below which eigenvalues of a factor are rounding, in units of eps.
+_NOISE = 64.0
+
+
+class LayerFactors(NamedTuple):
+    """Approximation of the Fisher block of a layer with n inputs and d outputs; float64.
+
+    The inputs are those of the layer and, where it has a bias, a constant 1 behind them. Rows and
+    columns of the block are entries of [W b] (d, n) in C order:
+
+        F_l ~ G (x) A    for KFAC and TKFAC,
+        F_l ~ U diag(S) U',  U = basis_G (x) basis_A    for EKFAC and TEKFAC.
+
+    Attributes
+    ----------
+    A : (n, n) array
+    G : (d, d) array
+    S : (d, n) array or None
+    basis_A, basis_G : (n, n) and (d, d) array, or None
+        Orthonormal columns: eigenvectors of A and G when the basis was last taken.
+    """
+
+    A: NDArray[np.float64]
+    G: NDArray[np.float64]
+    S: NDArray[np.float64] | None = None
+    basis_A: NDArray[np.float64] | None = None
+    basis_G: NDArray[np.float64] | None = None
 
 
 class KroneckerPreconditioner(Preconditioner):
     """Base of the Kronecker-factored approximations, one block for each layer."""
+
+    core: CoreKronecker
+    has_diagonals: bool  # S in a basis, or else G (x) A
 
     def _build(
         self,
@@ -28,21 +64,23 @@ class KroneckerPreconditioner(Preconditioner):
         X: ArrayLike | None,
         y: ArrayLike | None,
         *,
-        pi: str = "exact",
+        pi: Pi = "exact",
         basis_period: int = 1,
         damping: float | None,
         sample_weight: ArrayLike | None,
         **options: Any,
     ) -> None:
         self._set_up(net, loss, **options)
-        pi = as_name(pi, "pi", _PI)
+        self.pi = as_name(pi, "pi", get_args(Pi))
+        self.basis_period = as_count(basis_period, "basis_period", 1)
         if damping is not None:
             damping = as_number(damping, "damping", above=0.0)
+        _check_memory(net)
         self.core = core_for(net.dtype).KroneckerFactors(
             net._architecture,
             kind=self.kind,
-            pi=pi,
-            basis_period=as_count(basis_period, "basis_period", 1),
+            pi=self.pi,
+            basis_period=self.basis_period,
             num_threads=self.num_threads,
         )
         if X is None:
@@ -52,22 +90,72 @@ class KroneckerPreconditioner(Preconditioner):
         if damping is not None:
             self.refresh(damping)
 
+    @classmethod
+    def on(cls, matrix: GaussNewtonMatrix, *, damping: float | None = None, **options: Any) -> Self:
+        """Build on what a matrix has linearised: no forward pass, no copy of the cases.
+
+        Parameters
+        ----------
+        matrix : Fisher, GGN or EmpiricalFisher
+            Gives net, loss, cases, weights and number of threads. What is approximated is the
+            Fisher matrix of the predictive distribution, whatever the matrix.
+        damping : float, optional
+            Given, `refresh` is called.
+        **options
+            `samples`, `seed`, `ema`, and `pi` or `basis_period`, as in the constructor. They and
+            the net's parameters at that time count for later updates.
+
+        Returns
+        -------
+        Preconditioner of this class
+
+        Raises
+        ------
+        FloatingPointError
+            As in `update`.
+
+        Examples
+        --------
+        >>> import numpy as np, natgrad_fast as ng
+        >>> net = ng.MLP([3, 4, 2])
+        >>> F = ng.Fisher(net, "squared_error", np.eye(3))
+        >>> M = ng.KFAC.on(F, damping=0.1)
+        >>> bool(np.array_equal(M.to_dense(), ng.KFAC(net, "squared_error", np.eye(3)).to_dense()))
+        True
+        """
+        if not isinstance(matrix, GaussNewtonMatrix):
+            raise TypeError(f"matrix must be a Fisher, GGN or EmpiricalFisher, got {matrix!r}")
+        make: Callable[..., Self] = cls
+        made = make(matrix._net, matrix.loss, num_threads=matrix.num_threads, **options)
+        made._update(matrix.linearization, matrix.sample_weight)
+        if damping is not None:
+            made.refresh(damping)
+        return made
+
     @property
     def num_updates(self) -> int:
         """Batches in the moving averages."""
         return int(self.core.num_updates)
 
+    @property
+    def damping(self) -> float | None:
+        """Damping of the last `refresh`; None before the first."""
+        return float(self.core.damping) or None
+
     def update(self, X: ArrayLike, *, sample_weight: ArrayLike | None = None) -> None:
         """Measure a batch at the net's present parameters.
 
-        The moving averages become keep * old + (1 - keep) * batch, keep = min(1 - 1/k, ema) in the
-        k-th call, so the first batch replaces. ``M @ g`` stays as it is until `refresh`.
+        The moving averages become (w old + m batch) / (w + m), m the number of cases or the sum of
+        their weights, w the weight of the average so far: the first batches count by their cases,
+        and all but the last share a weight that falls by the factor `ema` from call to call once
+        there have been 1 / (1 - ema) of them. With equal batches, the k-th one enters with the
+        share max(1 / k, 1 - ema). ``M @ g`` stays as it is until `refresh`.
 
         Parameters
         ----------
         X : (N, d_0) array_like
         sample_weight : (N,) array_like, optional
-            w_i >= 0, equal by default.
+            w_i >= 0, equal by default: 1.
 
         Raises
         ------
@@ -79,18 +167,26 @@ class KroneckerPreconditioner(Preconditioner):
         """
         self.update_on(self._batch(X, None, sample_weight))
 
-    def update_on(self, batch: Batch, linearization: Any = None) -> None:
+    def update_on(self, batch: Batch, linearization: Linearization | None = None) -> None:
         """Measure a batch; see `Preconditioner.update_on`."""
         self.check_belongs(batch.net, batch.loss)
-        finite = self.core.update(
-            batch.linearize() if linearization is None else linearization,
-            self.loss.core,
-            num_samples=self.samples or 0,
-            seed=self._seed_of_update(),
-            weights=batch.weights,
-            decay=self.ema,
-        )
-        if not finite:
+        self._update(batch.linearize() if linearization is None else linearization, batch.weights)
+
+    def _update(self, linearization: Linearization, weights: NDArray[np.float64] | None) -> None:
+        """Measure where the net was linearised."""
+        status = "outrun"
+        while status == "outrun":  # by the update of another thread
+            num_updates = self.num_updates
+            status = self.core.update(
+                linearization,
+                self.loss.core,
+                num_samples=self.samples or 0,
+                seed=self._seed_of_update(num_updates),
+                weights=weights,
+                decay=self.ema,
+                num_updates=num_updates,
+            )
+        if status == "not_finite":
             raise FloatingPointError(
                 f"the moments of this batch have NaN or Inf (in {self.dtype}): the outputs of the "
                 "net are too large; the averages stay as they were"
@@ -99,27 +195,49 @@ class KroneckerPreconditioner(Preconditioner):
     def _refresh(self, damping: float) -> None:
         self.core.refresh(damping)
 
-    def _state(self) -> dict[str, Any]:
-        numbers, _, _, inverse_is_current = self.core.state()
-        return {"numbers": numbers, "inverse_is_current": inverse_is_current}
+    def _apply_root(self, rows: Array) -> Array:
+        images: Array = self.core.apply_root(rows)
+        return images
 
-    def _load(self, state: dict[str, Any]) -> None:
-        size = self.core.state()[0].size
-        self.core.set_state(
-            as_vector(state["numbers"], "numbers", size, self.dtype),
-            int(state["num_updates"]),
-            state["damping"] or 0.0,
-            bool(state["inverse_is_current"]),
+    @property
+    def factors(self) -> tuple[LayerFactors, ...]:
+        """`LayerFactors` of each layer, as `update` left them; copies.
+
+        Raises
+        ------
+        ValueError
+            Before `update`.
+        """
+        return tuple(
+            LayerFactors(a, g, s, None if s is None else right.T, None if s is None else left.T)
+            for g, a, left, right, s in self.core.factors()
         )
 
-    def _factors(self, layer: int, damped: bool) -> tuple[Any, Any, Any]:
-        layer = as_count(layer, "layer", 0)
-        if layer >= self.net.num_layers:
-            raise ValueError(f"layer must be < {self.net.num_layers}, got {layer}")
-        left, right, scales = self.core.block(layer, damped=damped)
-        return left, right, scales
+    def eigenvalues(self) -> NDArray[np.float64]:
+        """Eigenvalues of the approximation, not damped.
 
-    def block(self, layer: int, *, damped: bool = False) -> Any:
+        Returns
+        -------
+        (P,) array
+            Layer by layer, as (d, n) in C order: products of the eigenvalues of G and A, both
+            ascending, or S.
+
+        Raises
+        ------
+        ValueError
+            Before `update`.
+
+        Notes
+        -----
+        The first call after an update takes 4 (n^3 + d^3) / 3 flops for a layer of K-FAC or TKFAC.
+        """
+        values: NDArray[np.float64] = self.core.eigenvalues()
+        return values
+
+    def _logdet(self, damping: float) -> float:
+        return float(self.core.log_det(damping))
+
+    def block(self, layer: int, *, damped: bool = False) -> NDArray[np.float64]:
         """Block of one layer: of the approximation, or of the matrix that ``@`` inverts.
 
         Parameters
@@ -139,38 +257,49 @@ class KroneckerPreconditioner(Preconditioner):
         ValueError
             Before `update`; with `damped`, also between `update` and `refresh`.
         """
-        left, right, scales = self._factors(layer, damped)
-        dense = np.kron(left, right)
+        layer = as_count(layer, "layer", 0)
+        if layer >= self.net.num_layers:
+            raise ValueError(f"layer must be < {self.net.num_layers}, got {layer}")
+        return self._assemble(layer, *self.core.block(layer, damped=damped))
+
+    def _assemble(
+        self,
+        layer: int,
+        left: NDArray[np.float64],
+        right: NDArray[np.float64],
+        scales: NDArray[np.float64] | None,
+    ) -> NDArray[np.float64]:
+        """Left (x) right, or (left (x) right)' diag(scales) (left (x) right), in order."""
+        dense = np.asarray(np.kron(left, right), np.float64)
         if scales is not None:
             dense = (dense.T * scales.ravel()) @ dense
         order = self._order(layer)
         return dense[np.ix_(order, order)]
 
-    def _order(self, layer: int) -> Any:
+    def _order(self, layer: int) -> NDArray[np.intp]:
         """Places of the layer's parameters in [W b] (d, n) in C order."""
         inputs, outputs = self.net.sizes[layer : layer + 2]
         columns = inputs + int(self.net.biases[layer].size > 0)
         places = np.arange(outputs * columns).reshape(outputs, columns)
         return np.concatenate([places[:, :inputs].ravel(), places[:, inputs:].ravel()])
 
-    def to_dense(self, *, damped: bool = False) -> Any:
+    def to_dense(self, *, damped: bool = False) -> NDArray[np.float64]:
         """Form the approximation (P, P), or with `damped` the matrix that ``@`` inverts; float64.
 
         Not the matrix of ``@`` itself: that is the inverse of ``to_dense(damped=True)``.
         """
         dense = np.zeros(self.shape)
         at = 0
-        for layer in range(self.net.num_layers):
-            block = self.block(layer, damped=damped)
+        for layer, factors in enumerate(self.core.blocks(damped=damped)):
+            block = self._assemble(layer, *factors)
             dense[at : at + len(block), at : at + len(block)] = block
             at += len(block)
         return dense
 
-    def diagonal(self) -> Any:
+    def diagonal(self) -> NDArray[np.float64]:
         """Diagonal (P,) of the approximation, not damped; float64."""
         parts = []
-        for layer in range(self.net.num_layers):
-            left, right, scales = self._factors(layer, False)
+        for layer, (left, right, scales) in enumerate(self.core.blocks(damped=False)):
             if scales is None:
                 entries = np.outer(left.diagonal(), right.diagonal())
             else:
@@ -182,179 +311,110 @@ class KroneckerPreconditioner(Preconditioner):
         """Trace of the approximation, not damped."""
         return float(self.diagonal().sum())
 
+    # State ---------------------------------------------------------------------------------------
 
-class KFAC(KroneckerPreconditioner):
-    """K-FAC: F_l ~ G (x) A for each layer (Martens & Grosse, arXiv 1503.05671).
+    def _averages(self) -> Averages:
+        layers, num_updates, refreshed_at, weight, damping = self.core.state()
+        arrays = {
+            f"{name}_{layer}": array
+            for layer, named in enumerate(layers)
+            for name, array in named.items()
+        }
+        return Averages(num_updates, refreshed_at, weight, damping or None, arrays)
 
-    A is the mean of a a' over cases, a the inputs of the layer and a 1 for the bias; G the mean of
-    u u', u the gradients of the log-likelihood in the layer's pre-activations, for targets of the
-    net's own predictive distribution. ``M @ g`` approximates (F + damping I)^-1 g, for `cg`, for
-    SciPy's ``M=`` and for steps; ``M.to_dense()`` is the approximation of F.
+    def _shapes(self) -> dict[str, tuple[tuple[int, ...], DType]]:
+        names = ["A", "G"]
+        inverse = ["inverse_A", "inverse_G"]
+        if self.has_diagonals:
+            names += ["S", "basis_A", "basis_G"]
+        if self.has_diagonals or self.pi == "exact":
+            inverse = ["inverse_S", "inverse_basis_A", "inverse_basis_G"]
+        sizes, bias = self.net.layout
+        shapes: dict[str, tuple[tuple[int, ...], DType]] = {}
+        for layer, (inputs, d) in enumerate(pairwise(sizes)):
+            n = inputs + int(bias[layer])
+            of = {"A": (n, n), "G": (d, d), "S": (d, n)}
+            shapes |= {f"{name}_{layer}": (of[name[-1]], self.dtype) for name in names + inverse}
+        return shapes
 
-    Parameters
-    ----------
-    net : MLP
-    loss : str or Loss
-        Names the predictive distribution.
-    X : (N, d_0) array_like, optional
-        First batch; without it call `update`.
-    y : array_like, optional
-        Checked and not used: the Fisher matrix does not depend on labels.
-    samples : int, optional
-        None for the exact expectation, by a backward sweep for each of the C outputs; S for S
-        draws per case, by S sweeps.
-    seed : int
-        Of the draws; every update draws anew, in a fixed sequence.
-    damping : float, optional
-        Given, `refresh` is called for the first batch.
-    pi : {"trace", "frobenius", "unit", "exact"}
-        Damping of the factors, (G + gamma / pi I) (x) (A + pi gamma I) with gamma = sqrt(damping)
-        and pi^2 the ratio of mean eigenvalues, or of Frobenius norms over root dimensions, of A
-        and G, or 1. "exact" inverts G (x) A + damping I by eigenbases, which is dearer.
-    ema : float
-        Weight of the past in the moving averages, in [0, 1).
-    sample_weight : (N,) array_like, optional
-        Of the first batch.
-    num_threads : int, optional
-        Results have the same bits for any number.
-    chunk_size : int, optional
-        Cases whose activations are alive at once; the bits are the same for any.
+    def _check_arrays(self, reader: StateReader, arrays: dict[str, Array]) -> None:
+        noise = _NOISE * float(np.finfo(self.dtype).eps)
+        for name, array in arrays.items():
+            what = name.rpartition("_")[0]
+            if what == "S":
+                if not (array >= 0).all():
+                    raise reader.refuse(name, "elements >= 0")
+            elif what == "inverse_S":
+                if not (array > 0).all():
+                    raise reader.refuse(name, "elements > 0")
+            elif "basis" in what:
+                gram = array.T @ array
+                if not np.abs(gram - np.eye(len(gram))).max() <= noise * len(gram):
+                    raise reader.refuse(name, "orthonormal columns")
+            elif not _is_positive(array, 0.0 if what.startswith("inverse") else noise):
+                raise reader.refuse(name, "a symmetric positive semi-definite matrix")
 
-    Raises
-    ------
-    ValueError, TypeError
-        For arguments of a wrong shape, type or range.
+    def _load(self, reader: StateReader, averages: Averages) -> None:
+        layers: list[dict[str, Array]] = []
+        if averages.num_updates > 0:
+            layers = [{} for _ in range(self.net.num_layers)]
+        for name, array in averages.arrays.items():
+            what, _, layer = name.rpartition("_")
+            layers[int(layer)][what] = array
+        try:
+            self.core.set_state(
+                layers=layers,
+                num_updates=averages.num_updates,
+                refreshed_at=averages.refreshed_at,
+                weight=averages.weight,
+                damping=averages.damping or 0.0,
+            )
+        except RuntimeError as error:
+            raise reader.refuse(
+                "damping", f"one for which A and G can be inverted: {error}"
+            ) from None
 
-    Notes
-    -----
-    The operator is positive definite for any batch and damping. Where a factor's shift is lost in
-    the rounding of the dtype (below 64 eps of its trace), its eigenvalues are clipped at 0 and,
-    damped, at 64 eps of the largest. Costs for a layer of n = d_in + 1 inputs and d outputs:
-    `update` N (n^2 + C d^2) and C sweeps of 2 N P flops, `refresh` O(n^3 + d^3), ``@``
-    2 d n (d + n).
-    """
+    def _snapshot(self) -> object:
+        return self.core.snapshot()
 
-    kind = "kfac"
-
-    def __init__(
-        self,
-        net: MLP,
-        loss: LossName | Loss,
-        X: ArrayLike | None = None,
-        y: ArrayLike | None = None,
-        *,
-        samples: int | None = None,
-        seed: int = 0,
-        damping: float | None = None,
-        pi: str = "trace",
-        ema: float = 0.95,
-        sample_weight: ArrayLike | None = None,
-        num_threads: int | None = None,
-        chunk_size: int | None = None,
-    ) -> None:
-        self._build(
-            net,
-            loss,
-            X,
-            y,
-            samples=samples,
-            seed=seed,
-            damping=damping,
-            pi=pi,
-            ema=ema,
-            sample_weight=sample_weight,
-            num_threads=num_threads,
-            chunk_size=chunk_size,
-        )
+    def _restore(self, snapshot: Any) -> None:
+        self.core.restore(snapshot)
 
 
-class TKFAC(KFAC):
-    """TKFAC: F_l ~ delta Psi (x) Phi with the trace of F_l (Gao et al., arXiv 2011.10741).
-
-    delta = E[|a|^2 |u|^2], Phi = E[|u|^2 a a'] / delta, Psi = E[|a|^2 u u'] / delta; damped as
-    (sqrt(delta) Psi + gamma I) (x) (sqrt(delta) Phi + gamma I) with gamma = sqrt(damping).
-
-    Parameters
-    ----------
-    net, loss, X, y, samples, seed, damping, ema, sample_weight, num_threads, chunk_size
-        As in `KFAC`.
-    pi : {"unit", "trace", "frobenius", "exact"}
-        As in `KFAC`, for the factors sqrt(delta) Phi and sqrt(delta) Psi.
-    """
-
-    kind = "tkfac"
-
-    def __init__(
-        self,
-        net: MLP,
-        loss: LossName | Loss,
-        X: ArrayLike | None = None,
-        y: ArrayLike | None = None,
-        *,
-        pi: str = "unit",
-        **options: Any,
-    ) -> None:
-        super().__init__(net, loss, X, y, pi=pi, **options)
+def _check_memory(net: MLP) -> None:
+    """Refuse factors that this machine could never hold, before it tries."""
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return
+    sizes, bias = net.layout
+    orders = {
+        f"{name} of layer {layer}": order
+        for layer, (inputs, outputs) in enumerate(pairwise(sizes))
+        for name, order in (("A", inputs + int(bias[layer])), ("G", outputs))
+    }
+    needed = 2 * net.dtype.itemsize * sum(order**2 for order in orders.values())
+    if needed <= memory:
+        return
+    name, order = max(orders.items(), key=lambda item: item[1])
+    raise MemoryError(
+        f"the factors and their inverses take {needed:,} bytes, this machine has {memory:,}: the "
+        f"largest, {name}, is ({order}, {order}) in {net.dtype}, "
+        f"{net.dtype.itemsize * order**2:,} bytes; a DiagonalPreconditioner or Nystrom needs O(P)"
+    )
 
 
-class EKFAC(KroneckerPreconditioner):
-    """EKFAC: the diagonal of F_l in K-FAC's eigenbasis (George et al., arXiv 1806.03884).
-
-    F_l ~ U diag(S) U', U = U_G (x) U_A of the eigenvectors of K-FAC's G and A, S the exact
-    diagonal of U'F_l U: no choice of S is nearer to F_l in the Frobenius norm, and the trace is
-    that of F_l. ``M @ g`` divides by S + damping in that basis.
-
-    Parameters
-    ----------
-    net, loss, X, y, samples, seed, damping, ema, sample_weight, num_threads, chunk_size
-        As in `KFAC`.
-    basis_period : int
-        Updates from one eigenbasis to the next.
-
-    Notes
-    -----
-    `update` measures the factors, every `basis_period`-th time takes their eigenbasis
-    (O(n^3 + d^3)), and then measures S of the same batch in the basis of that moment by a second
-    pass. S of the past is carried over into a new basis as the diagonal, there, of the
-    approximation it belonged to, which keeps the trace. `refresh` costs O(P) and a copy of the
-    bases; ``@`` costs 4 d n (d + n) flops for a layer.
-    """
-
-    kind = "ekfac"
-
-    def __init__(
-        self,
-        net: MLP,
-        loss: LossName | Loss,
-        X: ArrayLike | None = None,
-        y: ArrayLike | None = None,
-        *,
-        samples: int | None = None,
-        seed: int = 0,
-        damping: float | None = None,
-        basis_period: int = 1,
-        ema: float = 0.95,
-        sample_weight: ArrayLike | None = None,
-        num_threads: int | None = None,
-        chunk_size: int | None = None,
-    ) -> None:
-        self._build(
-            net,
-            loss,
-            X,
-            y,
-            samples=samples,
-            seed=seed,
-            damping=damping,
-            basis_period=basis_period,
-            ema=ema,
-            sample_weight=sample_weight,
-            num_threads=num_threads,
-            chunk_size=chunk_size,
-        )
-
-
-class TEKFAC(EKFAC):
-    """TEKFAC: as `EKFAC`, in the eigenbasis of TKFAC's factors (arXiv 2011.13609)."""
-
-    kind = "tekfac"
+def _is_positive(matrix: Array, noise: float) -> bool:
+    """Whether a matrix is symmetric and its eigenvalues are > 0, or > -noise * trace."""
+    if not np.array_equal(matrix, matrix.T):
+        return False
+    if noise > 0.0 and not matrix.any():
+        return True
+    shifted = np.array(matrix, np.float64)
+    trace = float(np.trace(shifted))
+    shifted.flat[:: len(shifted) + 1] += noise * trace
+    try:
+        np.linalg.cholesky(shifted)
+    except np.linalg.LinAlgError:
+        return False
+    return True

@@ -9,7 +9,7 @@ from ..losses import Loss
 from ..model.mlp import MLP
 from .base import Preconditioner
 from .diagonal import DiagonalPreconditioner
-from .kronecker import EKFAC, KFAC, TEKFAC, TKFAC
+from .kfac import EKFAC, KFAC, TEKFAC, TKFAC
 from .nystrom import Nystrom
 
 __all__ = ["PRECONDITIONERS"]

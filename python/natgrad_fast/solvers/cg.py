@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from .._arrays import as_count, as_name, as_number
-from .._state import StateReader
+from .._state import StateReader, inside
 from .._typing import Array, Linearization, State
 from ..linear.cg import cg
 from ..linear.results import CGResult
@@ -137,4 +137,5 @@ class CG(StepSolver):
         """Put back what `state_dict` returned; see `StepSolver.load_state_dict`."""
         StateReader(state, "state", ("preconditioner",) if self._adaptive else ())
         if self._adaptive:
-            self._current.load_state_dict(state["preconditioner"])
+            with inside("state['preconditioner']"):
+                self._current.load_state_dict(state["preconditioner"])
