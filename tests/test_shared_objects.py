@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import natgrad_fast as ng
 import numpy as np
@@ -78,6 +79,19 @@ def methods(name):
             "eigh": lambda: K.solve(v, damping=0.3, method="eigh"),
             "of the matrix": lambda: matrix @ v,
         }
+    if name == "nystrom":
+        A = ng.Fisher(net, SOFTMAX, x[:100], num_threads=2)
+        M = ng.Nystrom(A, rank=8, damping=0.1, num_threads=2)
+        return {
+            "apply": lambda: M @ v,
+            "block": lambda: M @ block,
+            "root": lambda: M.sqrt_solve(v),
+            "eigenvalues": lambda: M.eigenvalues,
+            "diagonal": M.diagonal,
+            "logdet": lambda: M.logdet(0.1),
+            "update": lambda: [M.update(A), M.eigenvalues][1:],
+            "refresh": lambda: [M.refresh(0.1), M.rank][1:],
+        }
     kinds = {"kfac": ng.KFAC, "ekfac": ng.EKFAC}
     M = kinds[name](net, SOFTMAX, x, samples=1, damping=0.1)
     return {
@@ -98,6 +112,7 @@ NAMES = [
     "sample space in chunks",
     "kfac",
     "ekfac",
+    "nystrom",
 ]
 
 
@@ -120,3 +135,67 @@ def test_any_two_methods_at_once(name):
         for thread in threads:
             thread.join()
         assert not wrong, (pair, wrong)
+
+
+def in_threads(work, arguments):
+    """What work(a) returns for every argument, all begun at once."""
+    begin = threading.Barrier(len(arguments))
+
+    def run(a):
+        begin.wait()
+        return work(a)
+
+    with ThreadPoolExecutor(len(arguments)) as pool:
+        return list(pool.map(run, arguments))
+
+
+@pytest.mark.parametrize("method", ["cholesky", "eigh", "cg"])
+def test_first_solves_of_a_sample_space_at_once(method):
+    """Each of them forms what it needs, or waits for another that does, and keeps its own shift."""
+    net, x, y = problem()
+    gradient = ng.value_and_grad(net, SOFTMAX, x, y)[1]
+    matrix = ng.EmpiricalFisher(net, SOFTMAX, x[:200], y[:200], num_threads=1)
+
+    def solve(space, damping):
+        result = space.solve(gradient, damping=damping, method=method)
+        return result.x, result.status
+
+    dampings = [1e-3, 1.0, 10.0, 1e-2]
+    alone = [solve(ng.SampleSpace(matrix), damping) for damping in dampings]
+    for _ in range(5):
+        space = ng.SampleSpace(matrix)
+        for _ in range(3):
+            found = in_threads(lambda damping, space=space: solve(space, damping), dampings)
+            for (a, status), (b, expected) in zip(found, alone, strict=True):
+                assert same_bits(a, b)
+                assert status == expected
+
+
+@pytest.mark.parametrize("kind", ["fisher", "hessian"])
+def test_a_product_has_one_damping_while_others_set_it(kind):
+    net, x, y = problem()
+    A = ng.Fisher(net, SOFTMAX, x) if kind == "fisher" else ng.Hessian(net, SOFTMAX, x, y)
+    v = np.random.default_rng(1).standard_normal(net.num_params).astype(np.float32)
+    block = np.stack([v] * 12, axis=1)
+    wanted = {}
+    for damping in (0.0, 1.0):
+        A.damping = damping
+        wanted[damping] = A @ v
+    done = threading.Event()
+
+    def change():
+        while not done.is_set():
+            for damping in wanted:
+                A.damping = damping
+
+    other = threading.Thread(target=change)
+    other.start()
+    try:
+        for _ in range(20):
+            product = (A @ block).T
+            assert any(
+                all(same_bits(column, exact) for column in product) for exact in wanted.values()
+            )
+    finally:
+        done.set()
+        other.join()

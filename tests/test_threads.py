@@ -114,3 +114,75 @@ def test_default_number_of_threads():
     env = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
     assert int(run_python(script, env=env)) == len(os.sched_getaffinity(0))
     assert int(run_python(script, env=env | {"OMP_NUM_THREADS": "1"})) == 1
+
+
+FORK_UNDER_LOAD = """
+    import os, sys, threading, time
+    import numpy as np, natgrad_fast as ng
+    rng = np.random.default_rng(0)
+    net = ng.MLP([30, 64, 64, 10], dtype="float32", seed=0)
+    x = rng.standard_normal((1500, 30)).astype("float32")
+    y = rng.integers(0, 10, len(x))
+    v = rng.standard_normal(net.num_params).astype("float32")
+    loss = "softmax_cross_entropy"
+    F = ng.Fisher(net, loss, x, num_threads=2)
+    chunks = ng.Fisher(net, loss, x, chunk_size=300, num_threads=2)
+    H = ng.Hessian(net, loss, x, y, chunk_size=300, num_threads=2)
+    K = ng.SampleSpace(ng.EmpiricalFisher(net, loss, x[:300], y[:300], num_threads=2))
+    M = ng.KFAC(net, loss, x, damping=0.1, samples=1, num_threads=2)
+    N = ng.Nystrom(ng.Fisher(net, loss, x[:100]), rank=8, damping=0.1, num_threads=2)
+    D = ng.DiagonalPreconditioner(net, loss, x, damping=0.1)
+    w = rng.standard_normal(K.shape[0]).astype("float32")
+
+    def refreshed(M):
+        M.refresh(0.1)
+        return M @ v
+
+    calls = {{
+        "product": lambda: F @ v,
+        "product in chunks": lambda: chunks @ v,
+        "diagonal": chunks.diagonal,
+        "hessian": lambda: H @ v,
+        "kernel": lambda: K @ w,
+        "solve": lambda: K.solve(v, damping=0.1, method="cholesky").x,
+        "kfac": lambda: refreshed(M),
+        "nystrom": lambda: refreshed(N),
+        "of the diagonal": lambda: refreshed(D),
+    }}
+    expected = {{name: call().tobytes() for name, call in calls.items()}}
+    done = threading.Event()
+
+    def work(call):
+        while not done.is_set():
+            call()
+
+    threads = [threading.Thread(target=work, args=(call,), daemon=True) for call in calls.values()]
+    for thread in threads:
+        thread.start()
+    for _ in range({forks}):
+        time.sleep(0.01)
+        child = os.fork()
+        if child == 0:
+            wrong = [name for name, call in calls.items() if call().tobytes() != expected[name]]
+            for name in wrong:
+                os.write(2, name.encode())
+            os._exit(3 if wrong else 0)
+        for _ in range(300):
+            pid, status = os.waitpid(child, os.WNOHANG)
+            if pid:
+                break
+            time.sleep(0.1)
+        else:
+            os.kill(child, 9)
+            os._exit(os.write(2, b"the child hangs") and 4)
+        if status:
+            os._exit(5)
+    done.set()
+    for thread in threads:
+        thread.join()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_child_forked_beside_products_uses_the_same_objects():
+    run_python(FORK_UNDER_LOAD.format(forks=20), "-W", "ignore::DeprecationWarning")

@@ -5,6 +5,8 @@
 #include <atomic>
 #include <exception>
 
+#include "base/float_environment.hpp"
+#include "base/interrupt.hpp"
 #include "base/types.hpp"
 
 #ifdef _OPENMP
@@ -43,8 +45,9 @@ struct alignas(64) TaskShare {
 
 // Calls f(task, thread) for every task in [0, num_tasks), thread in [0, num_threads). A thread has a
 // run of neighbouring tasks of its own, the same in every call, so what it wrote is still in its
-// cache when it comes again; then it helps the others. The first exception is rethrown after the
-// last task.
+// cache when it comes again; then it helps the others. All compute in the floating-point environment
+// of the calling thread, which asks between its tasks whether the work shall end (interrupt.hpp). The
+// first exception is rethrown after the last task that was begun; the others are left out.
 template <class F>
 void parallel_for(Index num_tasks, int num_threads, F&& f) {
 #ifdef _OPENMP
@@ -59,15 +62,18 @@ void parallel_for(Index num_tasks, int num_threads, F&& f) {
     }
     std::exception_ptr error;
     std::atomic<bool> failed{false};
+    const FloatEnvironment environment = FloatEnvironment::current();
 #pragma omp parallel num_threads(team)
     {
       const int thread = omp_get_thread_num();
+      const FloatEnvironmentScope scope(environment);
       for (int i = 0; i < num_shares; ++i) {
         TaskShare& share = shares[(thread + i) % num_shares];
         for (;;) {
           const Index task = share.next.fetch_add(1, std::memory_order_relaxed);
           if (task >= share.end || failed.load(std::memory_order_relaxed)) break;
           try {
+            if (thread == 0) poll_interrupt();
             f(task, thread);
           } catch (...) {
             if (!failed.exchange(true)) error = std::current_exception();
@@ -80,7 +86,10 @@ void parallel_for(Index num_tasks, int num_threads, F&& f) {
   }
 #endif
   (void)num_threads;
-  for (Index task = 0; task < num_tasks; ++task) f(task, 0);
+  for (Index task = 0; task < num_tasks; ++task) {
+    poll_interrupt();
+    f(task, 0);
+  }
 }
 
 }  // namespace natgrad

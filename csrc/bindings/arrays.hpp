@@ -49,18 +49,23 @@ const T* in_shape(const py::array& a, const char* name, const std::vector<Index>
   return static_cast<const T*>(a.data());
 }
 
+// An array that takes over the memory of a buffer.
+template <class T>
+py::array_t<T> adopt(Buffer<T>&& values, const std::vector<Index>& shape) {
+  auto buffer = std::make_unique<Buffer<T>>(std::move(values));
+  const T* data = buffer->data();
+  const py::capsule owner(buffer.release(), [](void* p) { delete static_cast<Buffer<T>*>(p); });
+  return py::array_t<T>(std::vector<py::ssize_t>(shape.begin(), shape.end()), data, owner);
+}
+
 // A new array; a large one in memory that is used again when it is gone.
 template <class T>
 py::array_t<T> out(const std::vector<Index>& shape) {
   Index size = 1;
   for (const Index n : shape) size = checked_product(size, n, "array size");
-  const std::vector<py::ssize_t> numpy_shape(shape.begin(), shape.end());
   if (checked_product(size, sizeof(T), "array size") < large_block_bytes)
-    return py::array_t<T>(numpy_shape);
-  auto buffer = std::make_unique<Buffer<T>>(size);
-  const T* data = buffer->data();
-  const py::capsule owner(buffer.release(), [](void* p) { delete static_cast<Buffer<T>*>(p); });
-  return py::array_t<T>(numpy_shape, data, owner);
+    return py::array_t<T>(std::vector<py::ssize_t>(shape.begin(), shape.end()));
+  return adopt(Buffer<T>(size), shape);
 }
 
 inline int check_threads(int num_threads) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <memory>
 #include <optional>
 
 #include "bindings/registry.hpp"
@@ -24,6 +25,18 @@ inline constexpr std::array<const char*, 12> status_names = {"converged",
                                                              "singular",
                                                              "out_of_range"};
 
+// KeyboardInterrupt out of a Python callable, for solvers that return what they have; raised again
+// where none is on the way (module.cpp).
+class PythonInterrupted final : public Interrupted {
+ public:
+  explicit PythonInterrupted(py::error_already_set error)
+      : error_(std::make_shared<py::error_already_set>(std::move(error))) {}
+  void raise() const { error_->restore(); }
+
+ private:
+  std::shared_ptr<py::error_already_set> error_;
+};
+
 // Y = f(X) by a Python callable for the rows of (K, P) arrays; takes the GIL for the call.
 template <class T>
 class CallableOperator final : public LinearOperator<T> {
@@ -35,12 +48,21 @@ class CallableOperator final : public LinearOperator<T> {
     const py::gil_scoped_acquire gil;
     auto argument = out<T>({num_vectors, size_});
     std::copy(x, x + num_vectors * size_, argument.mutable_data());
-    const py::array result = f_(argument).template cast<py::array>();
+    const py::array result = call(argument).template cast<py::array>();
     const T* data = in_shape<T>(result, "product of the operator", {num_vectors, size_});
     std::copy(data, data + num_vectors * size_, y);
   }
 
  private:
+  py::object call(const py::array& argument) {
+    try {
+      return f_(argument);
+    } catch (py::error_already_set& error) {
+      if (error.matches(PyExc_KeyboardInterrupt)) throw PythonInterrupted(std::move(error));
+      throw;
+    }
+  }
+
   py::object f_;
   Index size_;
 };

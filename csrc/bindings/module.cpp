@@ -1,5 +1,6 @@
 #include <Eigen/Core>
 
+#include "base/memory.hpp"
 #include "base/parallel.hpp"
 #include "bindings/registry.hpp"
 #include "linalg/dense.hpp"
@@ -77,10 +78,6 @@ PYBIND11_MODULE(_core, m) {
   m.def("build_info", &natgrad::build_info, "How this module was built.");
   m.def("max_threads", &natgrad::max_threads, "Threads OpenMP would use now; 1 without OpenMP.");
   m.def(
-      "disable_threads",
-      [] { natgrad::threads_disabled = true; },
-      "Runs everything on the calling thread from now on.");
-  m.def(
       "fma_peak",
       [](int num_threads, double seconds) {
         py::gil_scoped_release release;
@@ -89,6 +86,11 @@ PYBIND11_MODULE(_core, m) {
       py::arg("num_threads"),
       py::arg("seconds"),
       "Measured float32 multiply-add peak, in 1e9 flop/s.");
+  m.def("release_memory",
+        &natgrad::release_memory,
+        py::call_guard<py::gil_scoped_release>(),
+        "Gives memory kept for reuse back to the system; its size in bytes.");
+  natgrad::register_interrupt(m);
   natgrad::register_architecture(m);
   natgrad::register_loss(m);
   natgrad::register_all<float>(m.def_submodule("f32"));

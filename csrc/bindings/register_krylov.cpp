@@ -20,9 +20,8 @@ template <class T>
 py::list to_list(std::vector<CgIterate<T>>&& iterates) {
   py::list result;
   for (CgIterate<T>& iterate : iterates) {
-    auto* owner = new Buffer<T>(std::move(iterate.x));
-    const py::capsule capsule(owner, [](void* p) { delete static_cast<Buffer<T>*>(p); });
-    const py::array_t<T> x(owner->size(), owner->data(), capsule);
+    const Index size = iterate.x.size();
+    const py::array_t<T> x = adopt(std::move(iterate.x), {size});
     result.append(py::make_tuple(iterate.iteration, x, iterate.quadratic));
   }
   return result;

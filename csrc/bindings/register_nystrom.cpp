@@ -2,6 +2,15 @@
 #include "krylov/nystrom.hpp"
 
 namespace natgrad {
+namespace {
+
+py::array_t<double> to_array(const std::vector<double>& values) {
+  auto result = out<double>({static_cast<Index>(values.size())});
+  std::copy(values.begin(), values.end(), result.mutable_data());
+  return result;
+}
+
+}  // namespace
 
 template <class T>
 void register_nystrom(py::module_& m) {
@@ -27,20 +36,13 @@ void register_nystrom(py::module_& m) {
            py::arg("size"),
            py::kw_only(),
            py::arg("num_threads"))
-      .def_property_readonly(
-          "eigenvalues",
-          [](const Op& op) {
-            auto result = out<double>({op.rank()});
-            std::copy(op.eigenvalues().begin(), op.eigenvalues().end(), result.mutable_data());
-            return result;
-          })
-      .def_property_readonly(
-          "vectors",
-          [](const Op& op) {
-            auto result = out<T>({op.rank(), op.size()});
-            std::copy(op.vectors(), op.vectors() + op.rank() * op.size(), result.mutable_data());
-            return result;
-          })
+      .def_property_readonly("eigenvalues", [](const Op& op) { return to_array(op.eigenvalues()); })
+      .def_property_readonly("vectors",
+                             [](const Op& op) {
+                               Buffer<T> u = op.vectors();
+                               const Index rank = u.size() / op.size();
+                               return adopt(std::move(u), {rank, op.size()});
+                             })
       .def(
           "update",
           [](Op& op, const py::array& omega, const py::array& y) {
@@ -75,15 +77,15 @@ void register_nystrom(py::module_& m) {
       .def("log_determinant",
            &Op::log_determinant,
            py::arg("damping"),
+           py::call_guard<py::gil_scoped_release>(),
            "log det of what the operator inverts, with this damping.")
-      .def_property_readonly("scale", &Op::scale, "s of the operator s (I + U C U').")
       .def_property_readonly(
-          "coefficients",
+          "inverse",
           [](const Op& op) {
-            auto result = out<double>({op.rank()});
-            std::copy(op.coefficients().begin(), op.coefficients().end(), result.mutable_data());
-            return result;
-          })
+            const auto inverse = op.inverse();
+            return py::make_tuple(to_array(inverse.coefficients), inverse.scale);
+          },
+          "C (l,) and s of the operator s (I + U C U').")
       .def(
           "apply_root",
           [](Op& op, const py::array& v) {

@@ -5,8 +5,55 @@
 
 namespace natgrad {
 
+namespace {
+
+// x = f(b) for vectors of the sample space.
+template <class T, class F>
+py::array_t<T> map_vector(const py::array& b, Index size, const F& f) {
+  const T* b_data = in_shape<T>(b, "b", {size});
+  auto x = out<T>({size});
+  T* x_data = x.mutable_data();
+  py::gil_scoped_release release;
+  f(b_data, x_data);
+  return x;
+}
+
+template <class T>
+void register_kernel_inverses(py::module_& m) {
+  using Cholesky = KernelCholesky<T>;
+  py::class_<Cholesky, std::shared_ptr<Cholesky>>(
+      m, "KernelCholesky", "Cholesky factors of K + s I for one shift s.")
+      .def_property_readonly("is_definite",
+                             &Cholesky::is_definite,
+                             "Whether K + s I is positive definite to rounding.")
+      .def(
+          "solve",
+          [](const Cholesky& inverse, const py::array& b) {
+            check(inverse.is_definite(), "K + shift I is not positive definite");
+            return map_vector<T>(
+                b, inverse.size(), [&](const T* in_data, T* x) { inverse.solve(in_data, x); });
+          },
+          py::arg("b"),
+          "(K + s I)^-1 b (n,).");
+  using Eigenbasis = KernelEigenbasis<T>;
+  py::class_<Eigenbasis, std::shared_ptr<Eigenbasis>>(m, "KernelEigenbasis", "Eigenvectors of K.")
+      .def(
+          "solve",
+          [](const Eigenbasis& inverse, double shift, const py::array& b) {
+            return map_vector<T>(b, inverse.size(), [&](const T* in_data, T* x) {
+              inverse.solve(shift, in_data, x);
+            });
+          },
+          py::arg("shift"),
+          py::arg("b"),
+          "(K + shift I)^-1 b (n,).");
+}
+
+}  // namespace
+
 template <class T>
 void register_sample_space(py::module_& m) {
+  register_kernel_inverses<T>(m);
   using Space = SampleSpace<T>;
   py::class_<Space, LinearOperator<T>, std::shared_ptr<Space>>(
       m, "SampleSpace", "The kernel K = U'U (n, n) of a curvature matrix B = U U' (P, P).")
@@ -104,7 +151,10 @@ void register_sample_space(py::module_& m) {
            &Space::form,
            py::call_guard<py::gil_scoped_release>(),
            "Forms K; whether it had to.")
-      .def_property_readonly("largest_diagonal", &Space::largest_diagonal, "Of K.")
+      .def("largest_diagonal",
+           &Space::largest_diagonal,
+           py::call_guard<py::gil_scoped_release>(),
+           "Of K.")
       .def(
           "kernel",
           [](Space& space) {
@@ -115,46 +165,23 @@ void register_sample_space(py::module_& m) {
             return k;
           },
           "K (n, n) in float64, in the order (case, column).")
-      .def_property_readonly(
-          "factor_shift", &Space::factor_shift, "The shift of the factors that are kept, or None.")
-      .def("factorize",
-           &Space::factorize,
-           py::arg("shift"),
-           py::call_guard<py::gil_scoped_release>(),
-           "Cholesky factors of K + shift I; whether it is positive definite to rounding.")
       .def(
-          "solve",
-          [](Space& space, double shift, const py::array& b) -> py::object {
-            const T* b_data = in_shape<T>(b, "b", {space.size()});
-            auto x = out<T>({space.size()});
-            T* x_data = x.mutable_data();
-            bool is_definite = false;
-            {
-              py::gil_scoped_release release;
-              is_definite = space.solve(shift, b_data, x_data);
-            }
-            return is_definite ? py::object(x) : py::none();
-          },
-          py::arg("shift"),
-          py::arg("b"),
-          "(K + shift I)^-1 b by Cholesky factors; None if it is not positive definite.")
-      .def("decompose",
-           &Space::decompose,
-           py::call_guard<py::gil_scoped_release>(),
-           "Eigenvectors of K; whether they had to be computed.")
-      .def(
-          "solve_decomposed",
-          [](Space& space, double shift, const py::array& b) {
-            const T* b_data = in_shape<T>(b, "b", {space.size()});
-            auto x = out<T>({space.size()});
-            T* x_data = x.mutable_data();
+          "factorize",
+          [](Space& space, double shift) {
             py::gil_scoped_release release;
-            space.solve_decomposed(shift, b_data, x_data);
-            return x;
+            const auto kept = space.factorize(shift);
+            return std::make_pair(kept.inverse, kept.is_new);
           },
           py::arg("shift"),
-          py::arg("b"),
-          "(K + shift I)^-1 b by the eigenvectors of K.");
+          "Cholesky factors of K + shift I, and whether they had to be computed.")
+      .def(
+          "decompose",
+          [](Space& space) {
+            py::gil_scoped_release release;
+            const auto kept = space.decompose();
+            return std::make_pair(kept.inverse, kept.is_new);
+          },
+          "Eigenvectors of K, and whether they had to be computed.");
 }
 
 template void register_sample_space<float>(py::module_&);

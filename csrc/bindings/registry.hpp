@@ -29,6 +29,7 @@ CaseWeights<T> case_weights(Index num_cases,
   return CaseWeights<T>(num_cases, data, total_weight.value_or(0.0));
 }
 
+void register_interrupt(py::module_& m);
 void register_architecture(py::module_& m);
 void register_loss(py::module_& m);
 // LinearOperator<T>, the base of every operator that solvers multiply with.

@@ -51,19 +51,21 @@ void CurvatureOperator<T>::multiply(const T* x, Index num_vectors, Shift shift, 
 
 template <class T>
 double CurvatureOperator<T>::quadratic_form(const T* v, const T* w) {
+  const Shift shift = shift_.get();
   Buffer<double> values(linearization_->num_panels() * Tile<T>::width);
   linearization_->push_forward_pair(
       v, w, multiply_output_.prepare, [&](Index first, PanelView<T> jv, PanelView<T> jw) {
         output_.inner(first, jv, jw, values.data() + first * Tile<T>::width);
       });
   double sum = weights_.mean(values.data());
-  if (shift_.weights != 0.0)
-    sum += shift_.weights * Vectors<T>(size(), linearization_->num_threads()).dot(v, w);
-  return sum + excess_form(linearization_->net(), shift_, v, w);
+  if (shift.weights != 0.0)
+    sum += shift.weights * Vectors<T>(size(), linearization_->num_threads()).dot(v, w);
+  return sum + excess_form(linearization_->net(), shift, v, w);
 }
 
 template <class T>
 std::array<double, 3> CurvatureOperator<T>::quadratic_forms(const T* v, const T* w) {
+  const Shift shift = shift_.get();
   const Index size_of_values = linearization_->num_panels() * Tile<T>::width;
   Buffer<double> vv(size_of_values), vw(size_of_values), ww(size_of_values);
   linearization_->push_forward_pair(
@@ -79,8 +81,8 @@ std::array<double, 3> CurvatureOperator<T>::quadratic_forms(const T* v, const T*
   Vectors<T> vectors(size(), linearization_->num_threads());
   for (std::size_t i = 0; i < 3; ++i) {
     const auto [a, b] = pairs[i];
-    if (shift_.weights != 0.0) forms[i] += shift_.weights * vectors.dot(a, b);
-    forms[i] += excess_form(linearization_->net(), shift_, a, b);
+    if (shift.weights != 0.0) forms[i] += shift.weights * vectors.dot(a, b);
+    forms[i] += excess_form(linearization_->net(), shift, a, b);
   }
   return forms;
 }
@@ -111,6 +113,7 @@ void add_squares(PanelView<const T> u, Index j, const T* sign, bool accumulate, 
 template <class T>
 void CurvatureOperator<T>::diagonal(T* out) {
   constexpr Index width = Tile<T>::width;
+  const Shift shift = shift_.get();
   Linearization<T>& lin = *linearization_;
   const Architecture& net = lin.net();
   const Index columns = output_.num_columns();
@@ -151,16 +154,17 @@ void CurvatureOperator<T>::diagonal(T* out) {
       if (layer.has_bias) sum_cases(u, begin, end, first > 0, out + layer.bias_offset);
     });
   });
-  for (Index p = 0; shift_.weights != 0.0 && p < size(); ++p)
-    out[p] += static_cast<T>(shift_.weights);
+  for (Index p = 0; shift.weights != 0.0 && p < size(); ++p)
+    out[p] += static_cast<T>(shift.weights);
   each_bias_range(net, [&](Index p, Index end) {
-    for (; p < end; ++p) out[p] += static_cast<T>(shift_.excess());
+    for (; p < end; ++p) out[p] += static_cast<T>(shift.excess());
   });
 }
 
 template <class T>
 double CurvatureOperator<T>::trace() {
   constexpr Index width = Tile<T>::width;
+  const Shift shift = shift_.get();
   Linearization<T>& lin = *linearization_;
   const Architecture& net = lin.net();
   Buffer<double> values(lin.num_panels() * width);
@@ -191,8 +195,8 @@ double CurvatureOperator<T>::trace() {
   });
   Index num_biases = 0;
   each_bias_range(net, [&](Index begin, Index end) { num_biases += end - begin; });
-  return weights_.mean(values.data()) + shift_.weights * static_cast<double>(size()) +
-         shift_.excess() * static_cast<double>(num_biases);
+  return weights_.mean(values.data()) + shift.weights * static_cast<double>(size()) +
+         shift.excess() * static_cast<double>(num_biases);
 }
 
 // out += the block of units r and s: sum over cases of h a_bar a_bar', h the only row of
@@ -239,6 +243,7 @@ void CurvatureOperator<T>::add_to_block(std::size_t l,
 template <class T>
 void CurvatureOperator<T>::layer_block(std::size_t l, T* out) {
   constexpr Index width = Tile<T>::width;
+  const Shift shift = shift_.get();
   Linearization<T>& lin = *linearization_;
   const Layer& layer = lin.net().layers.at(l);
   const Index columns = output_.num_columns(), units = layer.outputs;
@@ -268,6 +273,7 @@ void CurvatureOperator<T>::layer_block(std::size_t l, T* out) {
     if (deltas.first_vector + deltas.num_vectors < columns) return;
     parallel_for(units, lin.work_threads(), [&](Index r, int) {
       for (Index s = 0; s <= r; ++s) {
+        poll_interrupt();
         Panels<T> h(1, deltas.count * width);
         for (Index j = 0; j < deltas.count; ++j)
           std::copy_n(
@@ -279,7 +285,7 @@ void CurvatureOperator<T>::layer_block(std::size_t l, T* out) {
   const Index p = units * (layer.inputs + (layer.has_bias ? 1 : 0));
   const Index first_bias = units * layer.inputs;
   for (Index i = 0; i < p; ++i)
-    out[i * p + i] += static_cast<T>(i < first_bias ? shift_.weights : shift_.biases);
+    out[i * p + i] += static_cast<T>(i < first_bias ? shift.weights : shift.biases);
 }
 
 template class CurvatureOperator<float>;

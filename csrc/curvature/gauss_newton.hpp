@@ -33,8 +33,8 @@ class CurvatureOperator final : public LinearOperator<T> {
                     Shift shift);
 
   Index size() const override { return linearization_->net().num_params; }
-  Shift shift() const { return shift_; }
-  void set_shift(Shift shift) { shift_ = shift; }
+  Shift shift() const { return shift_.get(); }
+  void set_shift(Shift shift) { shift_.set(shift); }
   Linearization<T>& linearization() { return *linearization_; }
   const OutputMatrices<T>& output() const { return output_; }
   const CaseWeights<T>& weights() const { return weights_; }
@@ -42,7 +42,7 @@ class CurvatureOperator final : public LinearOperator<T> {
 
   void apply(const T* x, T* y) override { apply_block(x, 1, y); }
   void apply_block(const T* x, Index num_vectors, T* y) override {
-    multiply(x, num_vectors, shift_, y);
+    multiply(x, num_vectors, shift_.get(), y);
   }
   // y_k = (B + S) x_k for an S of the caller.
   void multiply(const T* x, Index num_vectors, Shift shift, T* y);
@@ -78,7 +78,7 @@ class CurvatureOperator final : public LinearOperator<T> {
   CurvatureSpec<T> spec_;
   OutputMatrices<T> output_;
   CaseWeights<T> weights_;
-  Shift shift_;
+  SharedShift shift_;
   OutputPass<T> multiply_output_;
 };
 

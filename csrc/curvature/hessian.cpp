@@ -67,14 +67,14 @@ double HessianOperator<T>::estimate_bytes(const Architecture& net,
 
 // u_l and e_l of one tile, from the outputs down.
 template <class T>
-void HessianOperator<T>::load_tile(Index first) {
+void HessianOperator<T>::load_tile(const ChunkView<T>& chunk, Index first) {
   const Linearization<T>& lin = *linearization_;
-  const Index count = chunk_->tile_count(first), in_batch = chunk_->first() + first;
+  const Index count = chunk.tile_count(first), in_batch = chunk.first() + first;
   const std::size_t num_layers = deltas_.size();
   for (std::size_t l = num_layers; l-- > 0;) {
     const PanelView<T> u = deltas_[l].view().slice(first, count);
     if (l + 1 == num_layers) {
-      const PanelView<const T> z = chunk_->activations(num_layers).slice(first, count);
+      const PanelView<const T> z = chunk.activations(num_layers).slice(first, count);
       loss_gradient<T>(loss_, z, std::as_const(targets_).view().slice(in_batch, count), u);
       weights_.apply(in_batch, u);
     } else {
@@ -82,8 +82,8 @@ void HessianOperator<T>::load_tile(Index first) {
     }
     if (curved_[l].empty()) continue;
     const PanelView<T> e = curved_[l].view().slice(first, count);
-    const PanelView<const T> d1 = chunk_->derivatives(l).slice(first, count),
-                             d2 = chunk_->second_derivatives(l).slice(first, count);
+    const PanelView<const T> d1 = chunk.derivatives(l).slice(first, count),
+                             d2 = chunk.second_derivatives(l).slice(first, count);
     each_element(u, [&](Index j, Index i) {
       e.panel(j)[i] = d2.panel(j)[i] * u.panel(j)[i];
       u.panel(j)[i] *= d1.panel(j)[i];
@@ -92,49 +92,39 @@ void HessianOperator<T>::load_tile(Index first) {
 }
 
 template <class T>
-void HessianOperator<T>::load(Index chunk) {
-  if (chunk == loaded_) return;
+void HessianOperator<T>::load(const ChunkView<T>& chunk) {
+  if (chunk.first() == loaded_) return;
   loaded_ = -1;
-  Linearization<T>& lin = *linearization_;
-  chunk_.reset();
-  chunk_.emplace(lin.hold(chunk));
-  const PanelView<const T> z = chunk_->activations(deltas_.size());
-  output_.prepare(chunk_->first(),
+  const Linearization<T>& lin = *linearization_;
+  const PanelView<const T> z = chunk.activations(deltas_.size());
+  output_.prepare(chunk.first(),
                   z,
-                  std::as_const(targets_).view().slice(chunk_->first(), z.count),
+                  std::as_const(targets_).view().slice(chunk.first(), z.count),
                   lin.work_threads());
-  parallel_for(chunk_->num_tiles(), lin.work_threads(), [&](Index tile, int) {
-    load_tile(tile * lin.tile_panels());
+  parallel_for(chunk.num_tiles(), lin.work_threads(), [&](Index tile, int) {
+    load_tile(chunk, tile * lin.tile_panels());
   });
-  loaded_ = chunk;
+  loaded_ = chunk.first();
 }
 
 // R s_l, R a_l of one tile and the transposes of R a_l; then e_l . R s_l in place of R s_l.
 template <class T>
-void HessianOperator<T>::forward_tile(const T* v, Index first) {
+void HessianOperator<T>::forward_tile(const ChunkView<T>& chunk, const T* v, Index first) {
   const Linearization<T>& lin = *linearization_;
-  const Index count = chunk_->tile_count(first);
+  const Index count = chunk.tile_count(first);
   for (std::size_t l = 0; l < deltas_.size(); ++l) {
-    const Layer& layer = lin.net().layers[l];
     const PanelView<T> s = tangents_[l].view().slice(first, count),
                        a = outputs_[l].view().slice(first, count);
-    ProductOptions<T> options;
-    if (layer.has_bias) options.bias = v + layer.bias_offset;
-    multiply<T>({v + layer.weight_offset, layer.outputs, layer.inputs, layer.inputs},
-                chunk_->activations(l).slice(first, count),
-                s,
-                options);
+    chunk.multiply_params(l, v, first, {}, s);
     if (l > 0) {
       transpose_panels<T>(outputs_[l - 1].view(), first, count, features_[l].view());
-      ProductOptions<T> add;
-      add.accumulate = true;
-      multiply<T>(lin.weights(l), outputs_[l - 1].view().slice(first, count), s, add);
+      lin.add_propagated(l, outputs_[l - 1].view().slice(first, count), {}, s);
     }
     if (curved_[l].empty()) {
       each_element(s, [&](Index j, Index i) { a.panel(j)[i] = s.panel(j)[i]; });
       continue;
     }
-    const PanelView<const T> d1 = chunk_->derivatives(l).slice(first, count),
+    const PanelView<const T> d1 = chunk.derivatives(l).slice(first, count),
                              e = curved_[l].view().slice(first, count);
     each_element(s, [&](Index j, Index i) {
       a.panel(j)[i] = d1.panel(j)[i] * s.panel(j)[i];
@@ -145,9 +135,9 @@ void HessianOperator<T>::forward_tile(const T* v, Index first) {
 
 // R u_l of one tile, from the outputs down.
 template <class T>
-void HessianOperator<T>::backward_tile(Index first) {
+void HessianOperator<T>::backward_tile(const ChunkView<T>& chunk, Index first) {
   const Linearization<T>& lin = *linearization_;
-  const Index count = chunk_->tile_count(first), in_batch = chunk_->first() + first;
+  const Index count = chunk.tile_count(first), in_batch = chunk.first() + first;
   const std::size_t num_layers = deltas_.size();
   for (std::size_t l = num_layers; l-- > 0;) {
     const PanelView<T> r = r_deltas_[l].view().slice(first, count);
@@ -167,7 +157,7 @@ void HessianOperator<T>::backward_tile(Index first) {
           lin.transposed_weights(l + 1), r_deltas_[l + 1].view().slice(first, count), r, add);
     }
     if (curved_[l].empty()) continue;
-    const PanelView<const T> d1 = chunk_->derivatives(l).slice(first, count),
+    const PanelView<const T> d1 = chunk.derivatives(l).slice(first, count),
                              q = tangents_[l].view().slice(first, count);
     each_element(r, [&](Index j, Index i) {
       r.panel(j)[i] = q.panel(j)[i] + d1.panel(j)[i] * r.panel(j)[i];
@@ -192,12 +182,15 @@ void HessianOperator<T>::transpose_params(const T* v) {
 
 // The sums of both products alternate every Tile::depth cases: the same bits for any chunk size.
 template <class T>
-void HessianOperator<T>::outer_products(const T* v, T* out) {
+void HessianOperator<T>::outer_products(const ChunkView<T>& chunk,
+                                        const T* v,
+                                        Shift shift,
+                                        T* out) {
   constexpr Index width = Tile<T>::width, step = Tile<T>::depth / width;
   const Linearization<T>& lin = *linearization_;
   const Architecture& net = lin.net();
-  const Index count = chunk_->count();
-  const bool later = chunk_->first() > 0, last = chunk_->first() + count == lin.num_panels();
+  const Index count = chunk.count();
+  const bool later = chunk.first() > 0, last = chunk.first() + count == lin.num_panels();
   const std::vector<RowTask>& tasks = lin.row_tasks();
   parallel_for(static_cast<Index>(tasks.size()), lin.work_threads(), [&](Index i, int) {
     const auto [l, begin, end] = tasks[static_cast<std::size_t>(i)];
@@ -212,7 +205,7 @@ void HessianOperator<T>::outer_products(const T* v, T* out) {
       };
       T* w = out + layer.weight_offset;
       multiply_outer<T>(
-          ru.slice(j, n), from(chunk_->features(l)), begin, end, layer.inputs, later || j > 0, w);
+          ru.slice(j, n), from(chunk.features(l)), begin, end, layer.inputs, later || j > 0, w);
       if (l > 0)
         multiply_outer<T>(u.slice(j, n),
                           from(std::as_const(features_[l]).view()),
@@ -223,31 +216,26 @@ void HessianOperator<T>::outer_products(const T* v, T* out) {
                           w);
     }
     if (layer.has_bias) sum_cases(ru.slice(0, count), begin, end, later, out + layer.bias_offset);
-    if (!last) return;
-    const auto add_shift = [&](double shift, Index p, Index p_end) {
-      for (; shift != 0.0 && p < p_end; ++p) out[p] += static_cast<T>(shift) * v[p];
-    };
-    const Index first = layer.weight_offset;
-    add_shift(shift_.weights, first + begin * layer.inputs, first + end * layer.inputs);
-    if (layer.has_bias)
-      add_shift(shift_.biases, layer.bias_offset + begin, layer.bias_offset + end);
+    if (last) add_shift(layer, begin, end, shift, v, out);
   });
 }
 
 template <class T>
 void HessianOperator<T>::apply_block(const T* x, Index num_vectors, T* y) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const Shift shift = shift_.get();
+  const std::lock_guard lock(mutex_);
   Linearization<T>& lin = *linearization_;
   for (Index chunk = 0; chunk < lin.num_chunks(); ++chunk) {
-    load(chunk);
+    const Chunk<T> held = lin.hold(chunk);
+    load(held);
     for (Index k = 0; k < num_vectors; ++k) {
       const T* v = x + k * size();
       transpose_params(v);
-      parallel_for(chunk_->num_tiles(), lin.work_threads(), [&](Index tile, int) {
-        forward_tile(v, tile * lin.tile_panels());
-        backward_tile(tile * lin.tile_panels());
+      parallel_for(held.num_tiles(), lin.work_threads(), [&](Index tile, int) {
+        forward_tile(held, v, tile * lin.tile_panels());
+        backward_tile(held, tile * lin.tile_panels());
       });
-      outer_products(v, y + k * size());
+      outer_products(held, v, shift, y + k * size());
     }
   }
 }

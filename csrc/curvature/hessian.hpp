@@ -1,8 +1,8 @@
 #pragma once
 
 #include <memory>
-#include <optional>
 
+#include "base/mutex.hpp"
 #include "linalg/operator.hpp"
 #include "net/linearization.hpp"
 #include "net/shift.hpp"
@@ -35,30 +35,29 @@ class HessianOperator final : public LinearOperator<T> {
   Index size() const override { return linearization_->net().num_params; }
   int num_threads() const { return linearization_->num_threads(); }
   Index num_chunks() const { return linearization_->num_chunks(); }
-  Shift shift() const { return shift_; }
-  void set_shift(Shift shift) { shift_ = shift; }
+  Shift shift() const { return shift_.get(); }
+  void set_shift(Shift shift) { shift_.set(shift); }
 
   void apply(const T* x, T* y) override { apply_block(x, 1, y); }
   void apply_block(const T* x, Index num_vectors, T* y) override;
 
  private:
-  void load(Index chunk);
-  void load_tile(Index first);
-  void forward_tile(const T* v, Index first);
-  void backward_tile(Index first);
+  void load(const ChunkView<T>& chunk);
+  void load_tile(const ChunkView<T>& chunk, Index first);
+  void forward_tile(const ChunkView<T>& chunk, const T* v, Index first);
+  void backward_tile(const ChunkView<T>& chunk, Index first);
   void transpose_params(const T* v);
-  void outer_products(const T* v, T* out);
+  void outer_products(const ChunkView<T>& chunk, const T* v, Shift shift, T* out);
 
   std::unique_ptr<Linearization<T>> linearization_;
   Loss loss_;
   Panels<T> targets_;
   CaseWeights<T> weights_;
   OutputMatrices<T> output_;
-  Shift shift_;
+  SharedShift shift_;
 
-  std::optional<Chunk<T>> chunk_;  // of linearization_, which nobody else has
-  std::mutex mutex_;               // guards what follows
-  Index loaded_ = -1;
+  Mutex mutex_;   // guards what follows
+  Index loaded_ = -1;  // the first panel of the chunk that was loaded last
   // Of the loaded chunk, (d_l x cases); layer l + 1 of the equations is element l.
   std::vector<Panels<T>> deltas_;      // u_l
   std::vector<Panels<T>> curved_;      // e_l; empty where phi is the identity

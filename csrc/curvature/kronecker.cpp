@@ -7,20 +7,6 @@
 #include "base/parallel.hpp"
 
 namespace natgrad {
-namespace {
-
-// std::bad_alloc that says what the memory was for.
-class OutOfMemory final : public std::bad_alloc {
- public:
-  explicit OutOfMemory(std::string message) : message_(std::move(message)) {}
-  const char* what() const noexcept override { return message_.c_str(); }
-
- private:
-  std::string message_;
-};
-
-}  // namespace
-
 double remembered_weight(Index num_updates, double weight, double decay) {
   if (num_updates == 0) return 0.0;
   const double age = std::min(static_cast<double>(num_updates), 1.0 / (1.0 - decay));
@@ -97,7 +83,7 @@ UpdateStatus KroneckerFactors<T>::update(Linearization<T>& lin,
                                          OutputMatrices<T>& output,
                                          const CaseWeights<T>& weights,
                                          const KroneckerUpdate& options) try {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard lock(mutex_);
   check_net(lin.net());
   if (options.num_updates != data_.num_updates) return UpdateStatus::outrun;
   if (!moments_.measure_factors(lin, output, weights)) return UpdateStatus::not_finite;
@@ -223,7 +209,7 @@ double KroneckerFactors<T>::factor_scale(const Moments<T>& m, std::size_t l) con
 
 template <class T>
 void KroneckerFactors<T>::refresh(double damping) try {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard lock(mutex_);
   check(data_.num_updates > 0, "there are no factors yet: call update() first");
   check_damping(damping);
   Data data = data_;
@@ -302,7 +288,7 @@ std::vector<BasisDiagonal<T>> KroneckerFactors<T>::basis_diagonals(const Data& d
 
 template <class T>
 void KroneckerFactors<T>::apply_block(const T* x, Index num_vectors, T* y) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard lock(mutex_);
   if (!data_.inverse)
     throw std::runtime_error("the preconditioner has no inverse yet: call refresh(damping) first");
   for (Index k = 0; k < num_vectors; ++k)
@@ -311,7 +297,7 @@ void KroneckerFactors<T>::apply_block(const T* x, Index num_vectors, T* y) {
 
 template <class T>
 void KroneckerFactors<T>::apply_root(const T* x, Index num_vectors, T* y) try {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard lock(mutex_);
   if (!data_.inverse)
     throw std::runtime_error("the preconditioner has no inverse yet: call refresh(damping) first");
   for (Index k = 0; k < num_vectors; ++k)
@@ -322,25 +308,25 @@ void KroneckerFactors<T>::apply_root(const T* x, Index num_vectors, T* y) try {
 
 template <class T>
 Index KroneckerFactors<T>::num_updates() const {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard lock(mutex_);
   return data_.num_updates;
 }
 
 template <class T>
 double KroneckerFactors<T>::damping() const {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard lock(mutex_);
   return data_.damping;
 }
 
 template <class T>
 typename KroneckerFactors<T>::Snapshot KroneckerFactors<T>::snapshot() const {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard lock(mutex_);
   return Snapshot(this, data_);
 }
 
 template <class T>
 void KroneckerFactors<T>::restore(const Snapshot& snapshot) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard lock(mutex_);
   check(snapshot.owner_ == this, "the snapshot is of other factors");
   data_ = snapshot.data_;
 }

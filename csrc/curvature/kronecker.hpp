@@ -13,8 +13,8 @@
 // 1 / sqrt(delta).
 #pragma once
 
-#include <mutex>
 
+#include "base/mutex.hpp"
 #include "curvature/kronecker_damping.hpp"
 #include "curvature/layer_moments.hpp"
 #include "linalg/operator.hpp"
@@ -182,7 +182,7 @@ class KroneckerFactors final : public LinearOperator<T> {
   std::shared_ptr<KroneckerInverse<T>> load_inverse(const KroneckerState<T>& state) const;
 
   KroneckerOptions options_;
-  mutable std::mutex mutex_;  // guards what follows
+  mutable Mutex mutex_;  // guards what follows
   LayerMoments<T> moments_;
   KroneckerScratch<T> scratch_;
   Data data_;

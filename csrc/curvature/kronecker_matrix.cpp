@@ -59,14 +59,14 @@ void KroneckerFactors<T>::check_block(bool damped) const {
 
 template <class T>
 KroneckerBlock KroneckerFactors<T>::block(std::size_t l, bool damped) const {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard lock(mutex_);
   check_block(damped);
   return make_block(l, damped);
 }
 
 template <class T>
 std::vector<KroneckerBlock> KroneckerFactors<T>::blocks(bool damped) const try {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard lock(mutex_);
   check_block(damped);
   std::vector<KroneckerBlock> result;
   for (std::size_t l = 0; l < num_layers(); ++l) result.push_back(make_block(l, damped));
@@ -77,7 +77,7 @@ std::vector<KroneckerBlock> KroneckerFactors<T>::blocks(bool damped) const try {
 
 template <class T>
 std::vector<std::pair<KroneckerBlock, KroneckerBlock>> KroneckerFactors<T>::factors() const try {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard lock(mutex_);
   check_block(false);
   const Moments<T>& m = *data_.averages;
   std::vector<std::pair<KroneckerBlock, KroneckerBlock>> result;
@@ -109,7 +109,7 @@ const std::vector<typename KroneckerFactors<T>::Spectrum>& KroneckerFactors<T>::
 
 template <class T>
 std::vector<std::vector<double>> KroneckerFactors<T>::eigenvalues() try {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard lock(mutex_);
   check_block(false);
   std::vector<std::vector<double>> result;
   for (std::size_t l = 0; l < num_layers(); ++l) {
@@ -132,7 +132,7 @@ std::vector<std::vector<double>> KroneckerFactors<T>::eigenvalues() try {
 
 template <class T>
 double KroneckerFactors<T>::log_det(double damping) try {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard lock(mutex_);
   check_block(false);
   check_damping(damping);
   if (!uses_diagonals()) spectra();

@@ -37,7 +37,7 @@ Matrix<T> as_average(const Matrix<T>& from) {
 
 template <class T>
 KroneckerState<T> KroneckerFactors<T>::state() const try {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard lock(mutex_);
   KroneckerState<T> state;
   state.num_updates = data_.num_updates;
   state.refreshed_at = data_.refreshed_at;
@@ -95,7 +95,7 @@ std::shared_ptr<KroneckerInverse<T>> KroneckerFactors<T>::load_inverse(
 
 template <class T>
 void KroneckerFactors<T>::set_state(const KroneckerState<T>& state) try {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard lock(mutex_);
   check(state.layers.size() == (state.num_updates > 0 ? num_layers() : 0),
         "the state has ",
         state.layers.size(),

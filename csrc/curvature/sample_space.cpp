@@ -1,11 +1,9 @@
 #include "curvature/sample_space.hpp"
 
-#include <Eigen/Eigenvalues>
 #include <cmath>
 #include <utility>
 
 #include "base/parallel.hpp"
-#include "linalg/factorization.hpp"
 #include "linalg/vectors.hpp"
 
 namespace natgrad {
@@ -185,7 +183,7 @@ Panels<T> SampleSpace<T>::layer_gram(std::size_t l, PanelView<const T> inputs) c
 
 template <class T>
 void SampleSpace<T>::prepare_products() {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard lock(mutex_);
   if (!grams_.empty()) return;
   const bool single = lin().num_chunks() == 1;
   std::vector<Panels<T>> inputs;
@@ -253,20 +251,22 @@ void SampleSpace<T>::add_layer(PanelView<const T> deltas,
 
 template <class T>
 bool SampleSpace<T>::form() {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard lock(mutex_);
   return form_once();
 }
 
 template <class T>
 double SampleSpace<T>::largest_diagonal() {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard lock(mutex_);
   form_once();
-  return kernel_.diagonal().maxCoeff();
+  double largest = 0;
+  for (Index i = 0; i < size(); ++i) largest = std::max(largest, kernel_.row(i)[i]);
+  return largest;
 }
 
 template <class T>
 bool SampleSpace<T>::form_once() {
-  if (kernel_.size() > 0) return false;
+  if (kernel_.data.size() > 0) return false;
   constexpr Index width = Tile<T>::width;
   const Index filled = lin().num_panels() * width, n = num_cases();
   std::vector<Panels<T>> deltas, inputs;
@@ -278,15 +278,15 @@ bool SampleSpace<T>::form_once() {
     deltas[l] = Panels<T>();
     inputs[l] = Panels<T>();
   }
-  // The upper triangle, column p of kernel_ from row p of K without the fill.
-  Matrix kernel(size(), size());
+  // Without the fill.
+  Matrix<double> kernel(size(), size());
   const PanelView<const T> view = std::as_const(k).view();
   parallel_for(size(), lin().num_threads(), [&](Index p, int) {
     const Index row = p / n * filled + p % n;
     for (Index c = 0; c <= p / n; ++c)
       for (Index j = 0; j < n && c * n + j <= p; ++j) {
         const Index column = c * filled + j;
-        kernel(c * n + j, p) =
+        kernel.row(p)[c * n + j] =
             static_cast<double>(view.panel(column / width)[row * width + column % width]);
       }
   });
@@ -296,93 +296,33 @@ bool SampleSpace<T>::form_once() {
 
 template <class T>
 void SampleSpace<T>::copy_kernel(double* k) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard lock(mutex_);
   form_once();
-  const Index n = num_cases(), c = columns();
-  const auto place = [&](Index w) { return w % c * n + w / c; };
-  for (Index i = 0; i < size(); ++i)
+  parallel_for(size(), lin().num_threads(), [&](Index i, int) {
     for (Index j = 0; j < size(); ++j) {
-      const Index p = place(i), q = place(j);
-      k[i * size() + j] = kernel_(std::min(p, q), std::max(p, q));
+      const Index p = order().place(i), q = order().place(j);
+      k[i * size() + j] = kernel_.row(std::max(p, q))[std::min(p, q)];
     }
+  });
 }
 
 template <class T>
-std::optional<double> SampleSpace<T>::factor_shift() {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  return factor_shift_;
-}
-
-template <class T>
-bool SampleSpace<T>::factorize(double shift) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  return factorize_once(shift);
-}
-
-template <class T>
-bool SampleSpace<T>::factorize_once(double shift) {
-  if (factor_shift_ == shift) return is_definite_;
+auto SampleSpace<T>::factorize(double shift) -> Kept<KernelCholesky<T>> {
+  const std::lock_guard lock(mutex_);
+  if (cholesky_ && cholesky_->shift() == shift) return {cholesky_, false};
   form_once();
-  factor_shift_.reset();
-  factor_ = kernel_;
-  factor_.diagonal().array() += shift;
-  is_definite_ = cholesky_upper(factor_, lin().num_threads());
-  factor_shift_ = shift;
-  return is_definite_;
+  cholesky_.reset();  // its memory first
+  cholesky_ = std::make_shared<KernelCholesky<T>>(kernel_, order(), shift, lin().num_threads());
+  return {cholesky_, true};
 }
 
 template <class T>
-Eigen::VectorXd SampleSpace<T>::to_kernel_order(const T* w) const {
-  Eigen::VectorXd v(size());
-  for (Index i = 0; i < num_cases(); ++i)
-    for (Index c = 0; c < columns(); ++c)
-      v[c * num_cases() + i] = static_cast<double>(w[i * columns() + c]);
-  return v;
-}
-
-template <class T>
-void SampleSpace<T>::from_kernel_order(const Eigen::VectorXd& v, T* w) const {
-  for (Index i = 0; i < num_cases(); ++i)
-    for (Index c = 0; c < columns(); ++c)
-      w[i * columns() + c] = static_cast<T>(v[c * num_cases() + i]);
-}
-
-template <class T>
-bool SampleSpace<T>::solve(double shift, const T* b, T* x) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  if (!factorize_once(shift)) return false;
-  Eigen::VectorXd v = to_kernel_order(b);
-  const auto upper = std::as_const(factor_).template triangularView<Eigen::Upper>();
-  upper.transpose().solveInPlace(v);
-  upper.solveInPlace(v);
-  from_kernel_order(v, x);
-  return true;
-}
-
-template <class T>
-bool SampleSpace<T>::decompose() {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  return decompose_once();
-}
-
-template <class T>
-bool SampleSpace<T>::decompose_once() {
-  if (vectors_.size() > 0) return false;
+auto SampleSpace<T>::decompose() -> Kept<KernelEigenbasis<T>> {
+  const std::lock_guard lock(mutex_);
+  if (eigenbasis_) return {eigenbasis_, false};
   form_once();
-  const Matrix lower = kernel_.transpose();
-  const Eigen::SelfAdjointEigenSolver<Matrix> solver(lower);
-  values_ = solver.eigenvalues().cwiseMax(0.0);
-  vectors_ = solver.eigenvectors();
-  return true;
-}
-
-template <class T>
-void SampleSpace<T>::solve_decomposed(double shift, const T* b, T* x) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  decompose_once();
-  const Eigen::VectorXd coordinates = vectors_.transpose() * to_kernel_order(b);
-  const Eigen::VectorXd v = vectors_ * (coordinates.array() / (values_.array() + shift)).matrix();
-  from_kernel_order(v, x);
+  eigenbasis_ = std::make_shared<KernelEigenbasis<T>>(kernel_, order());
+  return {eigenbasis_, true};
 }
 
 template class SampleSpace<float>;

@@ -7,12 +7,11 @@
 //   (U U' + s I)^{-1} g = (g - U (K + s I)^{-1} U'g) / s,   (U U' + s I)^{-1} U r = U (K + s I)^{-1} r.
 #pragma once
 
-#include <Eigen/Core>
 #include <memory>
-#include <mutex>
-#include <optional>
 
+#include "base/mutex.hpp"
 #include "curvature/gauss_newton.hpp"
+#include "curvature/kernel_inverse.hpp"
 #include "linalg/operator.hpp"
 
 namespace natgrad {
@@ -49,22 +48,17 @@ class SampleSpace final : public LinearOperator<T> {
   double largest_diagonal();
   // K in the order of vectors, row-major.
   void copy_kernel(double* k);
-  // K + shift I = L L' in double, n^3 / 3 flops, kept for the shift that comes next; false if it is not
-  // positive definite to rounding.
-  bool factorize(double shift);
-  // The shift of the factors that are kept.
-  std::optional<double> factor_shift();
-  // x = (K + shift I)^{-1} b by the Cholesky factors; false, and no x, if there are none.
-  bool solve(double shift, const T* b, T* x);
-  // K = V D V' in double, about 9 n^3 flops; kept. Negative eigenvalues are rounding, and 0. Returns
-  // whether that was done now.
-  bool decompose();
-  // x = (K + shift I)^{-1} b by the eigenvectors, 4 n^2 flops for any shift.
-  void solve_decomposed(double shift, const T* b, T* x);
+  // The decompositions of K, which is formed where it is not yet. The last one of each kind is kept,
+  // and `is_new` tells whether it was made now.
+  template <class Inverse>
+  struct Kept {
+    std::shared_ptr<const Inverse> inverse;
+    bool is_new;
+  };
+  Kept<KernelCholesky<T>> factorize(double shift);
+  Kept<KernelEigenbasis<T>> decompose();
 
  private:
-  using Matrix = Eigen::MatrixXd;
-
   Linearization<T>& lin() const { return curvature_->linearization(); }
   Index num_cases() const { return lin().num_cases(); }
   Index columns() const { return curvature_->output().num_columns(); }
@@ -75,24 +69,18 @@ class SampleSpace final : public LinearOperator<T> {
   OutputPass<T> finish_pass(T* w);
   void write_tile(Index first, PanelView<const T> packed, T* w) const;
   void read_tile(const T* w, Index first, PanelView<T> packed) const;
-  // With mutex_ held:
-  bool form_once();
-  bool decompose_once();
-  bool factorize_once(double shift);
-  // Between the order of vectors, i columns + c, and that of kernel_, c N + i.
-  Eigen::VectorXd to_kernel_order(const T* w) const;
-  void from_kernel_order(const Eigen::VectorXd& v, T* w) const;
+  SampleOrder order() const { return {num_cases(), columns()}; }
+  bool form_once();  // with mutex_ held
 
   std::shared_ptr<CurvatureOperator<T>> curvature_;
   T bias_scale_;
-  std::mutex mutex_;               // guards the making and the use of what is kept, below
+  Mutex mutex_;               // guards the making of what is kept, below
   Panels<T> packed_;               // (columns x N), scratch of products
   std::vector<Panels<T>> grams_;   // A_{l-1}'A_{l-1} + r, (N x N)
   std::vector<Panels<T>> deltas_;  // (d_l x N), scratch of products over several chunks
-  Matrix kernel_, factor_, vectors_;
-  Eigen::VectorXd values_;
-  std::optional<double> factor_shift_;  // of factor_
-  bool is_definite_ = false;            // whether factor_ is that of a definite matrix
+  Matrix<double> kernel_;          // K at and below its diagonal, in kernel order
+  std::shared_ptr<const KernelCholesky<T>> cholesky_;
+  std::shared_ptr<const KernelEigenbasis<T>> eigenbasis_;
 };
 
 }  // namespace natgrad

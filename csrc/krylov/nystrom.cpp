@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "base/parallel.hpp"
 #include "linalg/vectors.hpp"
@@ -109,12 +110,11 @@ void orthonormalise_rows(Index rank, Index size, int num_threads, T* q) {
                q);
 }
 
+// In temporaries, which take the place of what was there at the end.
 template <class T>
 void NystromOperator<T>::update(Index rank, const T* omega, const T* y) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  u_ = Buffer<T>(checked_product(rank, size_, "Nystrom vectors"));
-  eigenvalues_.assign(static_cast<std::size_t>(rank), 0.0);
-  inverse_.coefficients.assign(static_cast<std::size_t>(rank), 0.0);
+  Buffer<T> u(checked_product(rank, size_, "Nystrom vectors"));
+  std::vector<double> eigenvalues(static_cast<std::size_t>(rank), 0.0);
   // omega A omega' is positive semi-definite up to the rounding of the products. A + shift I stands
   // in for A, whose eigenvalues below the shift are noise.
   double squares = 0.0;
@@ -122,8 +122,8 @@ void NystromOperator<T>::update(Index rank, const T* omega, const T* y) {
   for (Index i = 0; i < rank; ++i) squares += vectors.dot(y + i * size_, y + i * size_);
   const double shift = 2.0 * epsilon<T>() * std::sqrt(squares);
   if (shift == 0.0) {
-    std::fill(u_.data(), u_.data() + u_.size(), T(0));
-    return;
+    std::fill(u.data(), u.data() + u.size(), T(0));
+    return replace(std::move(eigenvalues), std::move(u));
   }
   RowMatrix core = gram<T>(omega, y, rank, size_, num_threads_);
   core = (0.5 * (core + core.transpose())).eval();
@@ -135,31 +135,59 @@ void NystromOperator<T>::update(Index rank, const T* omega, const T* y) {
     const double d = sketch.eigenvalues()[i];
     c.row(i) *= d > 0.1 * shift ? 1.0 / std::sqrt(d) : 0.0;
   }
-  combine<T>(c, y, shift, omega, size_, num_threads_, u_.data());
+  combine<T>(c, y, shift, omega, size_, num_threads_, u.data());
   // B = S U by the eigenvalues S^2 of BB', the largest first.
   const Eigen::SelfAdjointEigenSolver<RowMatrix> squared(
-      gram<T>(u_.data(), u_.data(), rank, size_, num_threads_));
+      gram<T>(u.data(), u.data(), rank, size_, num_threads_));
   for (Index i = 0; i < rank; ++i) {
     const Index from = rank - 1 - i;
     const double eigenvalue = squared.eigenvalues()[from] - shift;
     const bool is_noise = !(eigenvalue > shift);
     const double factor = is_noise ? 0.0 : 1.0 / std::sqrt(eigenvalue + shift);
-    if (!is_noise) eigenvalues_[static_cast<std::size_t>(i)] = eigenvalue;
+    if (!is_noise) eigenvalues[static_cast<std::size_t>(i)] = eigenvalue;
     c.row(i) = factor * squared.eigenvectors().col(from).transpose();
   }
-  combine<T>(c, u_.data(), 0.0, nullptr, size_, num_threads_, u_.data());
-  orthonormalise_rows<T>(rank, size_, num_threads_, u_.data());
+  combine<T>(c, u.data(), 0.0, nullptr, size_, num_threads_, u.data());
+  orthonormalise_rows<T>(rank, size_, num_threads_, u.data());
+  replace(std::move(eigenvalues), std::move(u));
 }
 
 template <class T>
 void NystromOperator<T>::set_approximation(Index rank,
                                            const double* eigenvalues,
                                            const T* vectors) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  u_ = Buffer<T>(checked_product(rank, size_, "Nystrom vectors"));
-  std::copy(vectors, vectors + u_.size(), u_.data());
-  eigenvalues_.assign(eigenvalues, eigenvalues + rank);
-  inverse_.coefficients.assign(static_cast<std::size_t>(rank), 0.0);
+  Buffer<T> u(checked_product(rank, size_, "Nystrom vectors"));
+  std::copy(vectors, vectors + u.size(), u.data());
+  replace({eigenvalues, eigenvalues + rank}, std::move(u));
+}
+
+template <class T>
+void NystromOperator<T>::replace(std::vector<double> eigenvalues, Buffer<T> u) {
+  std::vector<double> coefficients(eigenvalues.size(), 0.0);
+  const std::lock_guard lock(mutex_);
+  eigenvalues_ = std::move(eigenvalues);
+  u_ = std::move(u);
+  inverse_.coefficients = std::move(coefficients);
+}
+
+template <class T>
+std::vector<double> NystromOperator<T>::eigenvalues() const {
+  const std::lock_guard lock(mutex_);
+  return eigenvalues_;
+}
+
+template <class T>
+Buffer<T> NystromOperator<T>::vectors() const {
+  const std::lock_guard lock(mutex_);
+  Buffer<T> copy(u_.size());
+  std::copy_n(u_.data(), u_.size(), copy.data());
+  return copy;
+}
+
+template <class T>
+auto NystromOperator<T>::inverse() const -> Inverse {
+  const std::lock_guard lock(mutex_);
+  return inverse_;
 }
 
 template <class T>
@@ -180,12 +208,13 @@ auto NystromOperator<T>::invert(double damping) const -> Inverse {
 
 template <class T>
 void NystromOperator<T>::refresh(double damping) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard lock(mutex_);
   inverse_ = invert(damping);
 }
 
 template <class T>
 double NystromOperator<T>::log_determinant(double damping) const {
+  const std::lock_guard lock(mutex_);
   const Inverse m = invert(damping);
   double sum = static_cast<double>(size_) * std::log(m.scale);
   for (const double c : m.coefficients) sum += std::log1p(c);
@@ -194,13 +223,13 @@ double NystromOperator<T>::log_determinant(double damping) const {
 
 template <class T>
 void NystromOperator<T>::apply_block(const T* x, Index num_vectors, T* y) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard lock(mutex_);
   multiply(inverse_, x, num_vectors, y);
 }
 
 template <class T>
 void NystromOperator<T>::apply_root(const T* x, Index num_vectors, T* y) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard lock(mutex_);
   Inverse root{inverse_.coefficients, std::sqrt(inverse_.scale)};
   for (double& c : root.coefficients) c = std::sqrt(1.0 + c) - 1.0;
   multiply(root, x, num_vectors, y);
@@ -210,8 +239,8 @@ template <class T>
 void NystromOperator<T>::multiply(const Inverse& m, const T* x, Index num_vectors, T* y) {
   const Index num_tasks = (size_ + tile - 1) / tile, inner_size = num_vectors * rank();
   if (inner_.size() < inner_size) {
-    inner_ = Buffer<double>(inner_size);
     partial_ = Buffer<double>(checked_product(num_tasks, inner_size, "Nystrom sums"));
+    inner_ = Buffer<double>(inner_size);
   }
   const int num_threads = num_tasks * rank() < 64 ? 1 : num_threads_;
   parallel_for(num_tasks, num_threads, [&](Index task, int) {

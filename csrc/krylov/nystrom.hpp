@@ -1,8 +1,8 @@
 #pragma once
 
-#include <mutex>
 #include <vector>
 
+#include "base/mutex.hpp"
 #include "linalg/operator.hpp"
 #include "linalg/panels.hpp"
 
@@ -24,11 +24,10 @@ class NystromOperator final : public LinearOperator<T> {
   NystromOperator(Index size, int num_threads) : size_(size), num_threads_(num_threads) {}
 
   Index size() const override { return size_; }
-  Index rank() const { return static_cast<Index>(eigenvalues_.size()); }
-  // (rank,), decreasing
-  const std::vector<double>& eigenvalues() const { return eigenvalues_; }
+  // Copies: another thread may update. (rank,), decreasing
+  std::vector<double> eigenvalues() const;
   // (rank x P); rows of eigenvalues 0 are zero.
-  const T* vectors() const { return u_.data(); }
+  Buffer<T> vectors() const;
 
   // A_hat = Y'(Y omega')^+ Y from omega (rank x P), of orthonormal rows, and Y = omega A. Where A is
   // of lower rank, the eigenvalues left over are 0. Cost about 16 P rank^2 flops.
@@ -39,9 +38,12 @@ class NystromOperator final : public LinearOperator<T> {
   void refresh(double damping);
   // log det of the inverse of M for this mu.
   double log_determinant(double damping) const;
-  // C (rank,), > -1, and s, of the last refresh.
-  const std::vector<double>& coefficients() const { return inverse_.coefficients; }
-  double scale() const { return inverse_.scale; }
+  // M of the last refresh.
+  struct Inverse {
+    std::vector<double> coefficients;  // C (rank,), (l_min + mu) / (l_i + mu) - 1
+    double scale = 1.0;                // s, 1 / (l_min + mu)
+  };
+  Inverse inverse() const;
 
   // 4 P rank flops for each vector.
   void apply(const T* x, T* y) override { apply_block(x, 1, y); }
@@ -50,17 +52,16 @@ class NystromOperator final : public LinearOperator<T> {
   void apply_root(const T* x, Index num_vectors, T* y);
 
  private:
-  struct Inverse {
-    std::vector<double> coefficients;  // (l_min + mu) / (l_i + mu) - 1
-    double scale = 1.0;                // 1 / (l_min + mu)
-  };
+  void replace(std::vector<double> eigenvalues, Buffer<T> u);
+  // With mutex_ held:
+  Index rank() const { return static_cast<Index>(eigenvalues_.size()); }
   Inverse invert(double damping) const;
   void multiply(const Inverse& m, const T* x, Index num_vectors, T* y);
 
   Index size_;
   int num_threads_;
-  std::mutex mutex_;  // guards what follows
-  Buffer<T> u_;       // (rank x P)
+  mutable Mutex mutex_;  // guards what follows
+  Buffer<T> u_;               // (rank x P)
   std::vector<double> eigenvalues_;
   Inverse inverse_;
   Buffer<double> partial_;  // (tasks x K x rank)

@@ -5,6 +5,13 @@
 
 namespace natgrad {
 
+// Thrown out of a product by an operator that was told to stop. Its output is then undefined, all else
+// as before the product.
+class Interrupted {
+ public:
+  virtual ~Interrupted() = default;
+};
+
 // A symmetric linear map on R^P. apply() may use scratch of its own, so it is not const.
 template <class T>
 class LinearOperator {

@@ -10,11 +10,10 @@
 
 #include <algorithm>
 #include <memory>
-#include <new>
 #include <vector>
 
 #include "base/check.hpp"
-#include "base/large_blocks.hpp"
+#include "base/memory.hpp"
 #include "base/types.hpp"
 
 namespace natgrad {
@@ -50,10 +49,7 @@ class Buffer {
   Buffer() = default;
   explicit Buffer(Index size) : size_(size) {
     const Index bytes = checked_product(size, sizeof(T), "buffer size");
-    void* data = bytes < large_block_bytes
-                     ? ::operator new(static_cast<std::size_t>(bytes), cache_line)
-                     : take_large_block(bytes);
-    data_ = std::unique_ptr<T[], Free>(static_cast<T*>(data), Free{bytes});
+    data_ = std::unique_ptr<T[], Free>(static_cast<T*>(take_memory(bytes)), Free{bytes});
   }
   // Memory of somebody else, who outlives the buffer.
   Buffer(T* data, Index size) : data_(data, Free{borrowed}), size_(size) {}
@@ -64,16 +60,11 @@ class Buffer {
   const T& operator[](Index i) const { return data_.get()[i]; }
 
  private:
-  static constexpr auto cache_line = std::align_val_t{64};
   static constexpr Index borrowed = -1;
   struct Free {
     Index bytes = 0;
     void operator()(T* p) const {
-      if (bytes == borrowed) return;
-      if (bytes < large_block_bytes)
-        ::operator delete(p, cache_line);
-      else
-        give_large_block(p, bytes);
+      if (bytes != borrowed) give_memory(p, bytes);
     }
   };
   std::unique_ptr<T[], Free> data_;
@@ -88,10 +79,11 @@ class Arena {
     constexpr Index line = 64 / static_cast<Index>(sizeof(T)), most = Index{16} << 20;
     const Index padded = checked_product(size / line + 1, line, "buffer size");
     if (padded > left_) {
-      left_ = std::max(padded, std::min(total_, most));
-      chunks_.emplace_back(left_);
+      const Index length = std::max(padded, std::min(total_, most));
+      chunks_.emplace_back(length);
+      left_ = length;
       next_ = chunks_.back().data();
-      total_ += left_;
+      total_ += length;
     }
     T* data = next_;
     next_ += padded;

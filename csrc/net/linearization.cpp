@@ -147,19 +147,14 @@ void Linearization<T>::forward_tile(Index first) {
   for (std::size_t l = 0; l < net_.layers.size(); ++l) {
     const Layer& layer = net_.layers[l];
     const PanelView<const T> input = activations_[l].view();
-    const PanelView<T> output = activations_[l + 1].view().slice(first, count);
     transpose_panels(input, first, count, features_[l].view());
-    ProductOptions<T> options;
-    if (layer.has_bias) options.bias = theta + layer.bias_offset;
-    multiply<T>(weight_matrix(theta, layer), input.slice(first, count), output, options);
-    if (layer.activation == Activation::identity) continue;
-    const PanelView<T> derivative = derivatives_[l].view().slice(first, count);
-    for (Index j = 0; j < count; ++j)
-      activate(layer.activation,
-               layer.outputs * width,
-               output.panel(j),
-               derivative.panel(j),
-               seconds_[l].empty() ? nullptr : seconds_[l].view().panel(first + j));
+    const auto tile = [&](Panels<T>& panels) {
+      return panels.empty() ? PanelView<T>{} : panels.view().slice(first, count);
+    };
+    forward_layer<T>(layer,
+                     theta,
+                     input.slice(first, count),
+                     {tile(activations_[l + 1]), tile(derivatives_[l]), tile(seconds_[l])});
   }
 }
 
@@ -185,15 +180,16 @@ void Linearization<T>::reserve_scratch() {
 template <class T>
 void Linearization<T>::reserve_deltas(Index num_vectors) {
   while (static_cast<Index>(deltas_.size()) < pass_size(num_vectors)) {
-    deltas_.emplace_back();
+    std::vector<Panels<T>> deltas;
     for (const Layer& layer : net_.layers)
-      deltas_.back().emplace_back(layer.outputs, chunk_panels_ * Tile<T>::width, arena_);
+      deltas.emplace_back(layer.outputs, chunk_panels_ * Tile<T>::width, arena_);
+    deltas_.push_back(std::move(deltas));
   }
 }
 
 template <class T>
 Chunk<T> Linearization<T>::hold(Index chunk) {
-  std::unique_lock<std::mutex> lock(mutex_);
+  std::unique_lock lock(mutex_);
   load(chunk);
   return {ChunkView<T>(*this), std::move(lock)};
 }

@@ -10,10 +10,10 @@
 #pragma once
 
 #include <algorithm>
-#include <mutex>
 #include <utility>
 #include <vector>
 
+#include "base/mutex.hpp"
 #include "net/mlp.hpp"
 
 namespace natgrad {
@@ -46,6 +46,12 @@ class ChunkView {
   PanelView<const T> second_derivatives(std::size_t l) const;
   // a_l' as panels of features, (cases x d_l).
   PanelView<const T> features(std::size_t l) const;
+  // next = (V_l a_{l-1} + v_l) . scale for the panels [first, first + next.count); l = 0 is layer 1.
+  void multiply_params(std::size_t l,
+                       const T* v,
+                       Index first,
+                       PanelView<const T> scale,
+                       PanelView<T> next) const;
   Index tile_panels() const;
   Index num_tiles() const;
   Index tile_count(Index first) const;
@@ -61,9 +67,9 @@ template <class T>
 class Chunk : public ChunkView<T> {
  private:
   friend class Linearization<T>;
-  Chunk(const ChunkView<T>& view, std::unique_lock<std::mutex> lock)
+  Chunk(const ChunkView<T>& view, std::unique_lock<Mutex> lock)
       : ChunkView<T>(view), lock_(std::move(lock)) {}
-  std::unique_lock<std::mutex> lock_;
+  std::unique_lock<Mutex> lock_;
 };
 
 // u_l (d_l x cases of the chunk) for the vectors [first_vector, first_vector + num_vectors).
@@ -76,12 +82,6 @@ struct Deltas {
     return panels[static_cast<std::size_t>(vector)][layer].view().slice(0, count);
   }
 };
-
-// W_l, or V_l, in a parameter vector.
-template <class T>
-RowMajor<T> weight_matrix(const T* params, const Layer& layer) {
-  return {params + layer.weight_offset, layer.outputs, layer.inputs, layer.inputs};
-}
 
 // Rows of the weight matrix of a layer (from 0) that one thread sums up over the cases.
 struct RowTask {
@@ -168,6 +168,11 @@ class Linearization {
   // A chunk, loaded and kept from other threads. Passes of this object wait until it is gone.
   Chunk<T> hold(Index chunk);
   RowMajor<T> weights(std::size_t l) const { return weight_matrix(theta_.data(), net_.layers[l]); }
+  // next = (next + W_l r) . scale
+  void add_propagated(std::size_t l,
+                      PanelView<const T> r,
+                      PanelView<const T> scale,
+                      PanelView<T> next) const;
   RowMajor<T> transposed_weights(std::size_t l) const { return transposed_[l].view(); }
   const std::vector<RowTask>& row_tasks() const { return row_tasks_; }
   Index tile_panels() const { return tile_panels_; }
@@ -231,7 +236,7 @@ class Linearization {
   std::vector<TransposedWeights> transposed_;  // W_l', (d_{l-1} x d_l), from the second layer on
   std::vector<RowTask> row_tasks_;
 
-  std::mutex mutex_;  // guards what follows
+  Mutex mutex_;  // guards what follows
   Index loaded_ = -1, first_ = 0, count_ = 0;
   std::vector<Panels<T>> activations_;  // a_0 .. a_L, (d_l x cases); one more than layers
   std::vector<Panels<T>> derivatives_;  // phi'_l, (d_l x cases); empty where phi is the identity

@@ -47,6 +47,23 @@ Architecture::Architecture(const std::vector<Index>& sizes,
 }
 
 template <class T>
+void forward_layer(const Layer& layer,
+                   const T* theta,
+                   PanelView<const T> input,
+                   const LayerTile<T>& to) {
+  ProductOptions<T> options;
+  if (layer.has_bias) options.bias = theta + layer.bias_offset;
+  multiply<T>(weight_matrix(theta, layer), input, to.output, options);
+  if (layer.activation == Activation::identity) return;
+  for (Index j = 0; j < to.output.count; ++j)
+    activate<T>(layer.activation,
+                layer.outputs * Tile<T>::width,
+                to.output.panel(j),
+                to.derivative.data ? to.derivative.panel(j) : nullptr,
+                to.second.data ? to.second.panel(j) : nullptr);
+}
+
+template <class T>
 void evaluate(const Architecture& net,
               const T* theta,
               const T* x,
@@ -76,15 +93,7 @@ void evaluate(const Architecture& net,
                a);
     for (const Layer& layer : net.layers) {
       next.rows = layer.outputs;
-      ProductOptions<T> options;
-      if (layer.has_bias) options.bias = theta + layer.bias_offset;
-      multiply<T>({theta + layer.weight_offset, layer.outputs, layer.inputs, layer.inputs},
-                  a,
-                  next,
-                  options);
-      if (layer.activation != Activation::identity)
-        for (Index j = 0; j < count; ++j)
-          activate<T>(layer.activation, layer.outputs * Tile<T>::width, next.panel(j), nullptr);
+      forward_layer<T>(layer, theta, a, {next});
       std::swap(a, next);
     }
     f(0, first, a);
@@ -103,6 +112,8 @@ void predict(
 
 #define NATGRAD_INSTANTIATE(T)                                                      \
   template Index choose_tile_panels<T>(Index, int);                                 \
+  template void forward_layer(                                                      \
+      const Layer&, const T*, PanelView<const T>, const LayerTile<T>&);             \
   template void evaluate(                                                           \
       const Architecture&, const T*, const T*, Index, int, const TileFunction<T>&); \
   template void predict(const Architecture&, const T*, const T*, Index, int, T*);

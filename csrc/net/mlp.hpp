@@ -35,6 +35,26 @@ struct Architecture {
   Index max_width = 0;  // of the layers 0 .. L
 };
 
+// W_l, or V_l, in a parameter vector.
+template <class T>
+RowMajor<T> weight_matrix(const T* params, const Layer& layer) {
+  return {params + layer.weight_offset, layer.outputs, layer.inputs, layer.inputs};
+}
+
+// Where a layer puts its results for one tile, (d_l x cases): a_l, and phi'_l and phi''_l unless
+// their data is null.
+template <class T>
+struct LayerTile {
+  PanelView<T> output, derivative = {}, second = {};
+};
+
+// a_l = phi_l(W_l a_{l-1} + b_l) of one tile. Cost 2 d_l d_{l-1} flops a case.
+template <class T>
+void forward_layer(const Layer& layer,
+                   const T* theta,
+                   PanelView<const T> input,
+                   const LayerTile<T>& to);
+
 template <class T>
 inline constexpr Index max_tile_panels = 128 / Tile<T>::width;
 

@@ -1,5 +1,6 @@
 #include "base/parallel.hpp"
 #include "net/linearization.hpp"
+#include "net/shift.hpp"
 
 namespace natgrad {
 namespace {
@@ -15,7 +16,7 @@ void touch_pages(T* data, Index size) {
 
 template <class T>
 void Linearization<T>::reserve(Index num_vectors) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard lock(mutex_);
   reserve_scratch();
   reserve_deltas(num_vectors);
   // By the threads that will write to them, and not in the first product.
@@ -29,6 +30,30 @@ void Linearization<T>::reserve(Index num_vectors) {
       touch_pages(tile.data, tile.count * tile.stride);
     }
   });
+}
+
+template <class T>
+void ChunkView<T>::multiply_params(std::size_t l,
+                                   const T* v,
+                                   Index first,
+                                   PanelView<const T> scale,
+                                   PanelView<T> next) const {
+  const Layer& layer = lin_->net().layers[l];
+  ProductOptions<T> options;
+  if (layer.has_bias) options.bias = v + layer.bias_offset;
+  options.scale = scale;
+  multiply<T>(weight_matrix(v, layer), activations(l).slice(first, next.count), next, options);
+}
+
+template <class T>
+void Linearization<T>::add_propagated(std::size_t l,
+                                      PanelView<const T> r,
+                                      PanelView<const T> scale,
+                                      PanelView<T> next) const {
+  ProductOptions<T> options;
+  options.accumulate = true;
+  options.scale = scale;
+  multiply<T>(weights(l), r, next, options);
 }
 
 // R z of one tile. source(l, next, scale) writes (V_l a_{l-1} + v_l) . scale of this tile. The two
@@ -46,12 +71,7 @@ PanelView<T> Linearization<T>::tangent_tile(
     PanelView<const T> scale = {};
     if (!derivatives_[l].empty()) scale = derivatives_[l].view().slice(first, count);
     source(l, next, l == 0 ? scale : PanelView<const T>{});
-    if (l > 0) {
-      ProductOptions<T> options;
-      options.accumulate = true;
-      options.scale = scale;
-      multiply<T>(weights(l), r, next, options);
-    }
+    if (l > 0) add_propagated(l, r, scale, next);
     std::swap(r, next);
   }
   return r;
@@ -61,12 +81,7 @@ template <class T>
 PanelView<T> Linearization<T>::tangent_of_params(
     const T* v, Index first, Index count, int thread, int pair) {
   const auto source = [&](std::size_t l, PanelView<T> next, PanelView<const T> scale) {
-    const Layer& layer = net_.layers[l];
-    ProductOptions<T> options;
-    if (layer.has_bias) options.bias = v + layer.bias_offset;
-    options.scale = scale;
-    const PanelView<const T> input = activations_[l].view().slice(first, count);
-    multiply<T>(weight_matrix(v, layer), input, next, options);
+    ChunkView<T>(*this).multiply_params(l, v, first, scale, next);
   };
   return tangent_tile(source, first, count, thread, pair);
 }
@@ -108,14 +123,8 @@ void Linearization<T>::outer_product(
                     add,
                     out + layer.weight_offset);
   if (layer.has_bias) sum_cases(u, task.begin, task.end, add, out + layer.bias_offset);
-  if (shift == 0.0 || first_ + count_ < num_panels()) return;
-  const T factor = static_cast<T>(shift);
-  const auto add_shift = [&](Index p, Index end) {
-    for (; p < end; ++p) out[p] += factor * v[p];
-  };
-  add_shift(layer.weight_offset + task.begin * layer.inputs,
-            layer.weight_offset + task.end * layer.inputs);
-  if (layer.has_bias) add_shift(layer.bias_offset + task.begin, layer.bias_offset + task.end);
+  if (v && first_ + count_ == num_panels())
+    add_shift(layer, task.begin, task.end, {shift, shift}, v, out);
 }
 
 // Adds the cases of the loaded chunk, to what is in `out` if that is not the first one or if `add`;
@@ -157,7 +166,7 @@ void Linearization<T>::each_tile(Index num_vectors, const F& f) {
 
 template <class T>
 void Linearization<T>::push_forward(const T* v, Index num_vectors, const OutputPass<T>& pass) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard lock(mutex_);
   reserve_scratch();
   each_chunk(pass, [&] {
     each_tile(num_vectors, [&](Index k, Index first, Index count, int thread) {
@@ -173,7 +182,7 @@ void Linearization<T>::push_forward_pair(
     const T* w,
     const OutputReader<T>& prepare,
     const std::function<void(Index first, PanelView<T> jv, PanelView<T> jw)>& f) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard lock(mutex_);
   reserve_scratch();
   each_chunk({prepare, {}}, [&] {
     each_tile(1, [&](Index, Index first, Index count, int thread) {
@@ -206,7 +215,7 @@ void Linearization<T>::vjp(const T* u, Index num_vectors, T* out) {
 
 template <class T>
 void Linearization<T>::visit_outputs(const OutputReader<T>& prepare, const OutputReader<T>& f) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard lock(mutex_);
   each_chunk({prepare, {}}, [&] {
     const PanelView<const T> z = activations(net_.layers.size());
     each_tile(
@@ -218,7 +227,7 @@ template <class T>
 void Linearization<T>::sweep_backward(const OutputPass<T>& pass,
                                       Index num_vectors,
                                       const std::function<void(const Deltas<T>&)>& consume) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard lock(mutex_);
   reserve_deltas(num_vectors);
   const Index most = pass_size(num_vectors);
   each_chunk(pass, [&] {
@@ -244,7 +253,7 @@ void Linearization<T>::pull_back(const OutputPass<T>& pass, Index num_vectors, T
 template <class T>
 void Linearization<T>::multiply_gauss_newton(
     const T* v, Index num_vectors, const OutputPass<T>& pass, double shift, T* out) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard lock(mutex_);
   reserve_scratch();
   reserve_deltas(num_vectors);
   const Index most = pass_size(num_vectors);
@@ -271,7 +280,7 @@ void Linearization<T>::multiply_kernel(const OutputPass<T>& seed,
                                        const std::vector<Panels<T>>& grams,
                                        std::vector<Panels<T>>& deltas,
                                        const OutputPass<T>& finish) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard lock(mutex_);
   reserve_scratch();
   reserve_deltas(1);
   const bool single = num_chunks() == 1;
@@ -300,6 +309,8 @@ void Linearization<T>::multiply_kernel(const OutputPass<T>& seed,
   });
 }
 
+template class ChunkView<float>;
+template class ChunkView<double>;
 template class Linearization<float>;
 template class Linearization<double>;
 

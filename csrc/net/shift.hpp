@@ -6,6 +6,7 @@
 // multiple of I by themselves; what is left is a pass over the biases alone.
 #pragma once
 
+#include "base/mutex.hpp"
 #include "net/mlp.hpp"
 
 namespace natgrad {
@@ -15,11 +16,40 @@ struct Shift {
   double excess() const { return biases - weights; }
 };
 
+// A shift that one thread may set while others read it.
+class SharedShift {
+ public:
+  explicit SharedShift(Shift shift) : shift_(shift) {}
+  Shift get() const {
+    const std::lock_guard lock(mutex_);
+    return shift_;
+  }
+  void set(Shift shift) {
+    const std::lock_guard lock(mutex_);
+    shift_ = shift;
+  }
+
+ private:
+  mutable Mutex mutex_;
+  Shift shift_;
+};
+
 // f(begin, end) for the biases of every layer, as places in a parameter vector.
 template <class F>
 void each_bias_range(const Architecture& net, const F& f) {
   for (const Layer& layer : net.layers)
     if (layer.has_bias) f(layer.bias_offset, layer.bias_offset + layer.outputs);
+}
+
+// out += S v for the rows [begin, end) of [W_l b_l] of one layer;  v, out (P,).
+template <class T>
+void add_shift(const Layer& layer, Index begin, Index end, Shift shift, const T* v, T* out) {
+  const auto add = [&](double factor, Index first, Index last) {
+    for (Index p = first; factor != 0.0 && p < last; ++p) out[p] += static_cast<T>(factor) * v[p];
+  };
+  const Index weights = layer.weight_offset;
+  add(shift.weights, weights + begin * layer.inputs, weights + end * layer.inputs);
+  if (layer.has_bias) add(shift.biases, layer.bias_offset + begin, layer.bias_offset + end);
 }
 
 // out_k += excess P_b v_k;  v, out (K x P).

@@ -7,7 +7,7 @@ curvature are means over cases; damping is absolute: B + damping * I.
 
 from . import losses, solvers
 from ._core import __version__
-from .config import default_num_threads, show_config
+from .config import default_num_threads, release_memory, show_config
 from .linear import (
     BlockCGResult,
     BlockSolveResult,
@@ -83,6 +83,7 @@ __all__ = [
     "estimate_solve",
     "losses",
     "multishift_cg",
+    "release_memory",
     "sample_space_solve",
     "show_config",
     "solve",

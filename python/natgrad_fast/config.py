@@ -11,13 +11,13 @@ import numpy as np
 
 from . import _core, _isa
 
-__all__ = ["default_num_threads", "fma_peak", "show_config"]
+__all__ = ["default_num_threads", "fma_peak", "release_memory", "show_config"]
 
 MAX_THREADS = 4096
 
 # libgomp's threads do not survive a fork; a child computes on one thread, with the same bits.
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_core.disable_threads)
+    os.register_at_fork(after_in_child=_core.after_fork)
 
 
 def default_num_threads() -> int:
@@ -54,6 +54,30 @@ def show_config() -> dict[str, Any]:
         "platform": platform.platform(),
         "default_num_threads": default_num_threads(),
     }
+
+
+def release_memory() -> int:
+    """Give memory that the package keeps for reuse back to the system.
+
+    Large arrays and buffers that are gone are kept, up to a sixteenth of the memory of the machine
+    and 1 GiB at most: the next of their size needs no new pages. An allocation of the core that
+    fails does this by itself and is tried again; call it before other libraries need the memory,
+    or where the address space is limited.
+
+    Returns
+    -------
+    int
+        Bytes given back.
+
+    Examples
+    --------
+    >>> import natgrad_fast as ng
+    >>> ng.release_memory() >= 0
+    True
+    >>> ng.release_memory()
+    0
+    """
+    return _core.release_memory()
 
 
 def fma_peak(num_threads: int, seconds: float = 0.004) -> float:

@@ -3,7 +3,7 @@ import natgrad_fast._core
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Curvature', 'Hessian', 'KroneckerFactors', 'KroneckerSnapshot', 'LinearOperator', 'Linearization', 'Nystrom', 'Objective', 'ProductOperator', 'SampleSpace', 'SumOperator', 'all_finite', 'conjugate_gradients', 'dot', 'draw_gradients', 'hessian_bytes', 'linearization_bytes', 'multishift_conjugate_gradients', 'orthonormalise_rows', 'predict', 'predictive_mean', 'remembered_weight', 'scaled', 'transposed']
+__all__: list[str] = ['Curvature', 'Hessian', 'KernelCholesky', 'KernelEigenbasis', 'KroneckerFactors', 'KroneckerSnapshot', 'LinearOperator', 'Linearization', 'Nystrom', 'Objective', 'ProductOperator', 'SampleSpace', 'SumOperator', 'all_finite', 'conjugate_gradients', 'dot', 'draw_gradients', 'hessian_bytes', 'linearization_bytes', 'multishift_conjugate_gradients', 'orthonormalise_rows', 'predict', 'predictive_mean', 'remembered_weight', 'scaled', 'transposed']
 class LinearOperator:
     """
     A symmetric linear map on R^P.
@@ -111,6 +111,27 @@ class Hessian(LinearOperator):
     @shift.setter
     def shift(self, arg1: tuple[typing.SupportsFloat | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]) -> None:
         ...
+class KernelCholesky:
+    """
+    Cholesky factors of K + s I for one shift s.
+    """
+    def solve(self, b: numpy.ndarray) -> numpy.typing.NDArray[numpy.float64]:
+        """
+        (K + s I)^-1 b (n,).
+        """
+    @property
+    def is_definite(self) -> bool:
+        """
+        Whether K + s I is positive definite to rounding.
+        """
+class KernelEigenbasis:
+    """
+    Eigenvectors of K.
+    """
+    def solve(self, shift: typing.SupportsFloat | typing.SupportsIndex, b: numpy.ndarray) -> numpy.typing.NDArray[numpy.float64]:
+        """
+        (K + shift I)^-1 b (n,).
+        """
 class SampleSpace(LinearOperator):
     """
     The kernel K = U'U (n, n) of a curvature matrix B = U U' (P, P).
@@ -121,13 +142,13 @@ class SampleSpace(LinearOperator):
         """
         v += U w, in place.
         """
-    def decompose(self) -> bool:
+    def decompose(self) -> tuple[KernelEigenbasis, bool]:
         """
-        Eigenvectors of K; whether they had to be computed.
+        Eigenvectors of K, and whether they had to be computed.
         """
-    def factorize(self, shift: typing.SupportsFloat | typing.SupportsIndex) -> bool:
+    def factorize(self, shift: typing.SupportsFloat | typing.SupportsIndex) -> tuple[KernelCholesky, bool]:
         """
-        Cholesky factors of K + shift I; whether it is positive definite to rounding.
+        Cholesky factors of K + shift I, and whether they had to be computed.
         """
     def form(self) -> bool:
         """
@@ -136,6 +157,10 @@ class SampleSpace(LinearOperator):
     def kernel(self) -> numpy.typing.NDArray[numpy.float64]:
         """
         K (n, n) in float64, in the order (case, column).
+        """
+    def largest_diagonal(self) -> float:
+        """
+        Of K.
         """
     def multiply_factor(self, w: numpy.ndarray, *, num_params: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float64]:
         """
@@ -153,27 +178,9 @@ class SampleSpace(LinearOperator):
         """
         g - A x for A = U U' + S, its norm, and x'A x / 2 - g'x.
         """
-    def solve(self, shift: typing.SupportsFloat | typing.SupportsIndex, b: numpy.ndarray) -> typing.Any:
-        """
-        (K + shift I)^-1 b by Cholesky factors; None if it is not positive definite.
-        """
-    def solve_decomposed(self, shift: typing.SupportsFloat | typing.SupportsIndex, b: numpy.ndarray) -> numpy.typing.NDArray[numpy.float64]:
-        """
-        (K + shift I)^-1 b by the eigenvectors of K.
-        """
     def split_gradient(self, targets: numpy.ndarray, *, num_outputs: typing.SupportsInt | typing.SupportsIndex) -> tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64], bool]:
         """
         r (n,), rest (N, C) with gradient U r + J'rest, and whether the rest is 0.
-        """
-    @property
-    def factor_shift(self) -> float | None:
-        """
-        The shift of the factors that are kept, or None.
-        """
-    @property
-    def largest_diagonal(self) -> float:
-        """
-        Of K.
         """
 class KroneckerSnapshot:
     """
@@ -278,15 +285,12 @@ class Nystrom(LinearOperator):
         New approximation from omega (l, P), of orthonormal rows, and y = omega A (l, P).
         """
     @property
-    def coefficients(self) -> numpy.typing.NDArray[numpy.float64]:
-        ...
-    @property
     def eigenvalues(self) -> numpy.typing.NDArray[numpy.float64]:
         ...
     @property
-    def scale(self) -> float:
+    def inverse(self) -> tuple[numpy.typing.NDArray[numpy.float64], float]:
         """
-        s of the operator s (I + U C U').
+        C (l,) and s of the operator s (I + U C U').
         """
     @property
     def vectors(self) -> numpy.typing.NDArray[numpy.float64]:

@@ -279,11 +279,13 @@ class _Solve:
         if core.form():
             self.flops += kernel_flops(self.matrix.sizes, self.matrix.num_cases, n)
         if self.method == "cholesky":
-            self.flops += n**3 / 3 if core.factor_shift != self.shift else 0
-            if not core.factorize(self.shift):
+            self.cholesky, is_new = core.factorize(self.shift)
+            self.flops += n**3 / 3 if is_new else 0
+            if not self.cholesky.is_definite:
                 self.method = "eigh"  # negative by rounding: the eigenvalues can be clipped
         if self.method == "eigh":
-            self.flops += 9 * n**3 if core.decompose() else 0
+            self.eigenbasis, is_new = core.decompose()
+            self.flops += 9 * n**3 if is_new else 0
 
     def _correction(self, r: Array | None, h: Array | None) -> Array:
         """(U U' + s D^-1)^-1 (U r + h), D = I but for two shifts."""
@@ -321,15 +323,13 @@ class _Solve:
     def _cancellation(self) -> float:
         """Residual that rounding of h - U a leaves, about: eps |g| times |K| / s."""
         eps = float(np.finfo(self.matrix.dtype).eps)
-        return float(eps * self.side.norm * self.space.core.largest_diagonal / self.shift)
+        return float(eps * self.side.norm * self.space.core.largest_diagonal() / self.shift)
 
     def _solve_kernel(self, b: Array) -> Array:
-        core = self.space.core
         if self.method == "cholesky":
-            solution: Array = core.solve(self.shift, b)
-            return solution
+            return self.cholesky.solve(b)
         if self.method == "eigh":
-            return core.solve_decomposed(self.shift, b)
+            return self.eigenbasis.solve(self.shift, b)
         if self.iterations >= self.max_iter or self.halt is not None:
             return np.zeros_like(b)
         if math.isnan(self.scale):

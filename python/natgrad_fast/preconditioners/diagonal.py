@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from .._arrays import as_decay, as_name, as_number, core_for
+from .._core import Lock
 from .._state import StateReader
 from .._typing import Array, DType, Linearization, State
 from ..losses import Loss, LossName
@@ -95,7 +95,7 @@ class DiagonalPreconditioner(Preconditioner):
         )
         if damping is not None:
             damping = as_number(damping, "damping", above=0.0)
-        self._lock = threading.Lock()  # of comparing and replacing, which takes no time
+        self._lock = Lock()  # of comparing and replacing, which takes no time
         self._measured = _Measured(0, 0, 0.0, np.zeros(net.num_params), None, None)
         if X is None:
             refuse_without_batch(y=y, sample_weight=sample_weight, damping=damping)

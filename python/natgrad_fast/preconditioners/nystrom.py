@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._arrays import all_finite, as_count, as_num_threads, as_number, as_rows, core_for
+from .._core import Lock
 from .._state import StateReader
 from .._typing import Array, CoreNystrom, Linearization, State
 from ..losses import Loss, LossName, as_loss
@@ -130,7 +130,7 @@ class Nystrom(Preconditioner):
         self._damping = as_number(damping, "damping", minimum=0.0)
         self.num_threads = as_num_threads(threads)
         self._num_updates = 0
-        self._lock = threading.Lock()  # of what an update replaces
+        self._lock = Lock()  # of what an update replaces
         self.core = self._new_core()
         if operator is not None:
             self._update_with(operator)
@@ -265,9 +265,10 @@ class Nystrom(Preconditioner):
         vectors = np.asarray(core.vectors, np.float64)
         if not damped:
             return ((vectors.T * core.eigenvalues) @ vectors).astype(self.dtype)
-        weights = 1.0 / (1.0 + core.coefficients) - 1.0
+        coefficients, scale = core.inverse
+        weights = 1.0 / (1.0 + coefficients) - 1.0
         dense = np.eye(self.shape[0]) + (vectors.T * weights) @ vectors
-        return (dense / core.scale).astype(self.dtype)
+        return (dense / scale).astype(self.dtype)
 
     def diagonal(self) -> Array:
         """Diagonal (P,) of the approximation U L U', not damped; float64."""
@@ -395,7 +396,7 @@ class Nystrom(Preconditioner):
         attributes = dict(state)
         approximation = attributes.pop("approximation")
         self.__dict__.update(attributes)
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._replace(*self._read(approximation))
 
 

@@ -1,8 +1,9 @@
-#include "base/large_blocks.hpp"
+#include "base/memory.hpp"
 
 #include <algorithm>
+#include <limits>
 #include <mutex>
-#include <new>
+#include <sstream>
 #include <vector>
 
 #if defined(__unix__) || defined(__APPLE__)
@@ -16,20 +17,24 @@ namespace {
 constexpr Index huge_page = Index{2} << 20;
 constexpr std::size_t max_kept_blocks = 256;
 
-// Whole huge pages, or 64 KiB.
+// Whole huge pages, or 64 KiB; small blocks as they are.
 Index round_up(Index bytes) {
+  if (bytes < large_block_bytes) return bytes;
   const Index unit = bytes < huge_page ? Index{64} << 10 : huge_page;
   return (bytes + unit - 1) / unit * unit;
 }
 
 std::align_val_t alignment(Index bytes) {
-  return std::align_val_t{static_cast<std::size_t>(bytes < huge_page ? 4096 : huge_page)};
+  const Index boundary = bytes < large_block_bytes ? 64 : bytes < huge_page ? 4096 : huge_page;
+  return std::align_val_t{static_cast<std::size_t>(boundary)};
 }
 
+// Null if there is no memory.
 void* allocate(Index bytes) {
-  void* block = ::operator new(static_cast<std::size_t>(bytes), alignment(bytes));
+  void* block =
+      ::operator new(static_cast<std::size_t>(bytes), alignment(bytes), std::nothrow);
 #ifdef MADV_HUGEPAGE
-  if (bytes >= huge_page) ::madvise(block, static_cast<std::size_t>(bytes), MADV_HUGEPAGE);
+  if (block && bytes >= huge_page) ::madvise(block, static_cast<std::size_t>(bytes), MADV_HUGEPAGE);
 #endif
   return block;
 }
@@ -84,6 +89,17 @@ class Store {
     return true;
   }
 
+  // Bytes that were kept and no longer are.
+  Index clear() {
+    const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+    if (!lock) return 0;
+    const Index bytes = total_;
+    for (const Block& block : blocks_) ::operator delete(block.data, alignment(block.bytes));
+    blocks_.clear();
+    total_ = 0;
+    return bytes;
+  }
+
  private:
   struct Block {
     void* data;
@@ -102,15 +118,34 @@ Store& store() {
 
 }  // namespace
 
-void* take_large_block(Index bytes) {
-  const Index size = round_up(bytes);
-  void* block = store().take(size);
-  return block ? block : allocate(size);
+OutOfMemory::OutOfMemory(Index bytes) {
+  std::ostringstream text;
+  text << "cannot allocate ";
+  if (bytes < Index{1} << 20)
+    text << bytes << " bytes";
+  else
+    text << (bytes >> 20) << " MiB";
+  message_ = text.str();
 }
 
-void give_large_block(void* block, Index bytes) {
+void* take_memory(Index bytes) {
+  if (bytes > std::numeric_limits<Index>::max() - huge_page) throw OutOfMemory(bytes);
   const Index size = round_up(bytes);
-  if (!store().give(block, size)) ::operator delete(block, alignment(size));
+  void* block = size < large_block_bytes ? nullptr : store().take(size);
+  if (!block) block = allocate(size);
+  if (!block && store().clear() > 0) block = allocate(size);
+  if (!block) throw OutOfMemory(bytes);
+  return block;
+}
+
+void give_memory(void* block, Index bytes) {
+  const Index size = round_up(bytes);
+  if (size < large_block_bytes || !store().give(block, size))
+    ::operator delete(block, alignment(size));
+}
+
+Index release_memory() {
+  return store().clear();
 }
 
 }  // namespace natgrad
