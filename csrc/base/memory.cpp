@@ -31,8 +31,7 @@ std::align_val_t alignment(Index bytes) {
 
 // Null if there is no memory.
 void* allocate(Index bytes) {
-  void* block =
-      ::operator new(static_cast<std::size_t>(bytes), alignment(bytes), std::nothrow);
+  void* block = ::operator new(static_cast<std::size_t>(bytes), alignment(bytes), std::nothrow);
 #ifdef MADV_HUGEPAGE
   if (block && bytes >= huge_page) ::madvise(block, static_cast<std::size_t>(bytes), MADV_HUGEPAGE);
 #endif

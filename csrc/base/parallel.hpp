@@ -43,6 +43,18 @@ struct alignas(64) TaskShare {
 };
 #endif
 
+// The one compiled instance of a task: inlined into both loops below, it could be contracted to
+// multiply-adds in two ways, and its bits would depend on the number of threads.
+template <class F>
+#if defined(__GNUC__) && !defined(__clang__)
+[[gnu::noipa]]
+#elif defined(__clang__)
+[[gnu::noinline]]
+#endif
+void run_task(F& f, Index task, int thread) {
+  f(task, thread);
+}
+
 // Calls f(task, thread) for every task in [0, num_tasks), thread in [0, num_threads). A thread has a
 // run of neighbouring tasks of its own, the same in every call, so what it wrote is still in its
 // cache when it comes again; then it helps the others. All compute in the floating-point environment
@@ -74,7 +86,7 @@ void parallel_for(Index num_tasks, int num_threads, F&& f) {
           if (task >= share.end || failed.load(std::memory_order_relaxed)) break;
           try {
             if (thread == 0) poll_interrupt();
-            f(task, thread);
+            run_task(f, task, thread);
           } catch (...) {
             if (!failed.exchange(true)) error = std::current_exception();
           }
@@ -88,7 +100,7 @@ void parallel_for(Index num_tasks, int num_threads, F&& f) {
   (void)num_threads;
   for (Index task = 0; task < num_tasks; ++task) {
     poll_interrupt();
-    f(task, 0);
+    run_task(f, task, 0);
   }
 }
 

@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 
+#include "base/progress.hpp"
 #include "bindings/registry.hpp"
 #include "krylov/cg.hpp"
 #include "linalg/operator.hpp"
@@ -106,6 +107,48 @@ class Poll {
 
   py::object callback_;
   bool has_callback_, is_block_;
+  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+};
+
+// Asks Python for pending signals at most every 20 ms, and the user's callback(done, total), in flops,
+// after every part of a computation.
+class ProgressPoll {
+ public:
+  ProgressPoll(py::object callback, double total)
+      : callback_(std::move(callback)), has_callback_(!callback_.is_none()), total_(total) {}
+
+  // f(progress) without the GIL; whether it came to its end, which is told then.
+  template <class F>
+  bool run(const F& f) {
+    try {
+      const py::gil_scoped_release release;
+      f(Progress([this](double done) { report(std::min(done, total_)); }));
+    } catch (const Stop&) {
+      return false;
+    }
+    if (has_callback_) callback_(total_, total_);
+    return true;
+  }
+
+ private:
+  struct Stop {};
+
+  void report(double done) {
+    const auto now = std::chrono::steady_clock::now();
+    if (!has_callback_ && now - last_ < std::chrono::milliseconds(20)) return;
+    last_ = now;
+    const py::gil_scoped_acquire gil;
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+    if (!has_callback_) return;
+    const py::object answer = callback_(done, total_);
+    const int is_true = PyObject_IsTrue(answer.ptr());
+    if (is_true < 0) throw py::error_already_set();
+    if (is_true == 1) throw Stop();
+  }
+
+  py::object callback_;
+  bool has_callback_;
+  double total_;
   std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
 };
 

@@ -1,6 +1,6 @@
 #include <pybind11/stl.h>
 
-#include "bindings/registry.hpp"
+#include "bindings/callables.hpp"
 #include "curvature/gauss_newton.hpp"
 #include "curvature/hessian.hpp"
 #include "curvature/objective.hpp"
@@ -29,6 +29,24 @@ Panels<T> pack_targets(const py::object& targets, Index num_cases, Index num_tar
   Panels<T> panels(num_targets, num_cases);
   pack_cases(data, num_cases, num_targets, 0, panels.count(), Fill::last_case, panels.view());
   return panels;
+}
+
+template <class T, class Op>
+py::object diagonal_of(Op& op, py::object callback) {
+  auto d = out<T>({op.size()});
+  T* d_data = d.mutable_data();
+  ProgressPoll poll(std::move(callback), op.diagonal_flops());
+  const bool is_complete =
+      poll.run([&](const Progress& progress) { op.diagonal(d_data, progress); });
+  return is_complete ? py::object(d) : py::none();
+}
+
+template <class Op>
+py::object trace_of(Op& op, py::object callback) {
+  double value = 0;
+  ProgressPoll poll(std::move(callback), op.diagonal_flops());
+  const bool is_complete = poll.run([&](const Progress& progress) { value = op.trace(progress); });
+  return is_complete ? py::object(py::float_(value)) : py::none();
 }
 
 template <class T>
@@ -185,17 +203,9 @@ void register_curvature(py::module_& m) {
           py::arg("v"),
           py::arg("w"),
           "v'Av, v'Aw, w'Aw for A = B + S.")
-      .def(
-          "diagonal",
-          [](Op& op) {
-            auto d = out<T>({op.size()});
-            T* d_data = d.mutable_data();
-            py::gil_scoped_release release;
-            op.diagonal(d_data);
-            return d;
-          },
-          "Diagonal of B + S (P,).")
-      .def("trace", &Op::trace, py::call_guard<py::gil_scoped_release>(), "Trace of B + S.")
+      .def("diagonal", &diagonal_of<T, Op>, py::arg("callback"), "Diagonal of B + S (P,).")
+      .def("trace", &trace_of<Op>, py::arg("callback"), "Trace of B + S.")
+      .def_property_readonly("diagonal_flops", &Op::diagonal_flops, "Of the diagonal or the trace.")
       .def(
           "layer_block",
           [](Op& op, std::size_t layer) {
@@ -234,7 +244,7 @@ void register_hessian(py::module_& m) {
              const auto options = hessian_options<T>(num_threads, chunk_size);
              py::gil_scoped_release release;
              auto lin =
-                 std::make_unique<Linearization<T>>(net, theta_data, x_data, num_cases, options);
+                 std::make_shared<Linearization<T>>(net, theta_data, x_data, num_cases, options);
              return std::make_shared<Op>(
                  std::move(lin), loss, std::move(panels), std::move(case_w), shift_of(shift));
            }),
@@ -251,6 +261,9 @@ void register_hessian(py::module_& m) {
            py::arg("num_threads"),
            py::keep_alive<1, 5>())  // x is read again for every chunk
       .def_property("shift", &get_shift<Op>, &set_shift<Op>)
+      .def("diagonal", &diagonal_of<T, Op>, py::arg("callback"), "Diagonal of H + S (P,).")
+      .def("trace", &trace_of<Op>, py::arg("callback"), "Trace of H + S.")
+      .def_property_readonly("diagonal_flops", &Op::diagonal_flops, "Of the diagonal or the trace.")
       .def_property_readonly("num_threads", &Op::num_threads)
       .def_property_readonly("num_chunks", &Op::num_chunks);
   m.def(

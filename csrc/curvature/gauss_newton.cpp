@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "base/parallel.hpp"
+#include "curvature/unit_curvature.hpp"
 #include "linalg/vectors.hpp"
 
 namespace natgrad {
@@ -96,6 +97,16 @@ OutputPass<T> CurvatureOperator<T>::factor_pass() {
 
 namespace {
 
+// Flops of so many columns of h for one case.
+double column_flops(const Architecture& net, Index num_columns) {
+  double flops = 0;
+  for (const Layer& layer : net.layers) {
+    const auto inputs = &layer == &net.layers.front() ? 0.0 : static_cast<double>(layer.inputs);
+    flops += static_cast<double>(layer.outputs) * (2.0 * inputs + 8.0);
+  }
+  return flops * static_cast<double>(num_columns);
+}
+
 // out (+)= sign . u^2 for one panel; sign (width,) is that of the cases.
 template <class T>
 void add_squares(PanelView<const T> u, Index j, const T* sign, bool accumulate, T* out) {
@@ -111,69 +122,104 @@ void add_squares(PanelView<const T> u, Index j, const T* sign, bool accumulate, 
 }  // namespace
 
 template <class T>
-void CurvatureOperator<T>::diagonal(T* out) {
-  constexpr Index width = Tile<T>::width;
-  const Shift shift = shift_.get();
+bool CurvatureOperator<T>::goes_by_units() const {
+  return unit_curvature_flops(linearization_->net(), true) <
+         column_flops(linearization_->net(), output_.num_columns());
+}
+
+template <class T>
+double CurvatureOperator<T>::estimate_diagonal_flops(const Architecture& net,
+                                                     Index num_columns,
+                                                     Index num_cases) {
+  const double h = std::min(column_flops(net, num_columns), unit_curvature_flops(net, true));
+  return (h + 2.0 * static_cast<double>(net.num_params)) * static_cast<double>(num_cases);
+}
+
+template <class T>
+std::vector<Panels<T>> CurvatureOperator<T>::unit_panels() const {
+  std::vector<Panels<T>> h;
+  for (const Layer& layer : linearization_->net().layers)
+    h.emplace_back(layer.outputs, linearization_->chunk_panels() * Tile<T>::width);
+  return h;
+}
+
+template <class T>
+void CurvatureOperator<T>::each_chunk_of_units(std::vector<Panels<T>>& h,
+                                               const Progress& progress,
+                                               const ChunkFunction& f) {
   Linearization<T>& lin = *linearization_;
-  const Architecture& net = lin.net();
+  UnitCurvature<T> units(lin, output_);
+  const double flops = unit_curvature_flops(lin.net(), true) * Tile<T>::width;
+  lin.visit_chunks(prepare_outputs(), [&](const ChunkView<T>& chunk) {
+    units.measure(chunk, h, progress, flops * static_cast<double>(chunk.first()));
+    f(chunk);
+  });
+}
+
+// h column by column, for the diagonal.
+template <class T>
+void CurvatureOperator<T>::sweep_columns(std::vector<Panels<T>>& h,
+                                         const Progress& progress,
+                                         const ChunkFunction& f) {
+  Linearization<T>& lin = *linearization_;
   const Index columns = output_.num_columns();
-  const std::vector<RowTask>& tasks = lin.row_tasks();
-  std::vector<Panels<T>> sums, squares;  // sum_c s u_l^2 (d_l x cases), a_{l-1}^2 (cases x d_{l-1})
-  for (const Layer& layer : net.layers) {
-    sums.emplace_back(layer.outputs, lin.chunk_panels() * width);
-    squares.emplace_back(lin.chunk_panels() * width, layer.inputs);
-  }
   lin.sweep_backward(factor_pass(), columns, [&](const Deltas<T>& deltas) {
     const Index first = deltas.chunk.first();
     parallel_for(deltas.count, lin.work_threads(), [&](Index j, int) {
-      T sign[width];
+      T sign[Tile<T>::width];
       for (Index k = 0; k < deltas.num_vectors; ++k) {
         const Index column = deltas.first_vector + k;
         output_.factor_sign(first + j, column, 1, sign);
-        for (std::size_t l = 0; l < sums.size(); ++l)
-          add_squares(deltas(k, l), j, sign, column > 0, sums[l].view().panel(j));
+        for (std::size_t l = 0; l < h.size(); ++l)
+          add_squares(deltas(k, l), j, sign, column > 0, h[l].view().panel(j));
       }
-      if (deltas.first_vector + deltas.num_vectors < columns) return;
-      for (Panels<T>& sum : sums) weights_.apply(first + j, sum.view().slice(j, 1));
     });
-    if (deltas.first_vector + deltas.num_vectors < columns) return;
-    for (std::size_t l = 0; l < squares.size(); ++l) {
-      const PanelView<const T> from = deltas.chunk.features(l);
-      const PanelView<T> to = squares[l].view();
-      parallel_for(from.count, lin.work_threads(), [&](Index j, int) {
-        for (Index i = 0; i < deltas.count * width * width; ++i)
-          to.panel(j)[i] = from.panel(j)[i] * from.panel(j)[i];
-      });
-    }
-    parallel_for(static_cast<Index>(tasks.size()), lin.work_threads(), [&](Index i, int) {
-      const auto [l, begin, end] = tasks[static_cast<std::size_t>(i)];
-      const Layer& layer = net.layers[l];
-      const PanelView<const T> u = sums[l].view().slice(0, deltas.count);
-      multiply_outer<T>(
-          u, squares[l].view(), begin, end, layer.inputs, first > 0, out + layer.weight_offset);
-      if (layer.has_bias) sum_cases(u, begin, end, first > 0, out + layer.bias_offset);
-    });
-  });
-  for (Index p = 0; shift.weights != 0.0 && p < size(); ++p)
-    out[p] += static_cast<T>(shift.weights);
-  each_bias_range(net, [&](Index p, Index end) {
-    for (; p < end; ++p) out[p] += static_cast<T>(shift.excess());
+    report_columns(deltas, progress);
+    if (deltas.first_vector + deltas.num_vectors == columns) f(deltas.chunk);
   });
 }
 
 template <class T>
-double CurvatureOperator<T>::trace() {
-  constexpr Index width = Tile<T>::width;
+void CurvatureOperator<T>::report_columns(const Deltas<T>& deltas, const Progress& progress) const {
+  if (!progress) return;
+  const Index first = deltas.chunk.first(), columns = output_.num_columns();
+  const Index done = first * columns + deltas.count * (deltas.first_vector + deltas.num_vectors);
+  progress(column_flops(linearization_->net(), 1) * static_cast<double>(done * Tile<T>::width));
+}
+
+template <class T>
+void CurvatureOperator<T>::diagonal(T* out, const Progress& progress) {
   const Shift shift = shift_.get();
   Linearization<T>& lin = *linearization_;
+  std::vector<Panels<T>> h = unit_panels();
+  const auto add = [&](const ChunkView<T>& chunk) {
+    parallel_for(chunk.count(), lin.work_threads(), [&](Index j, int) {
+      for (Panels<T>& layer : h) weights_.apply(chunk.first() + j, layer.view().slice(j, 1));
+    });
+    add_diagonal(lin, chunk, h, chunk.first() > 0, out);
+  };
+  if (goes_by_units())
+    each_chunk_of_units(h, progress, add);
+  else
+    sweep_columns(h, progress, add);
+  for (Index p = 0; shift.weights != 0.0 && p < size(); ++p)
+    out[p] += static_cast<T>(shift.weights);
+  each_bias_range(lin.net(), [&](Index p, Index end) {
+    for (; p < end; ++p) out[p] += static_cast<T>(shift.excess());
+  });
+}
+
+// values[i] += sum_c s_ic sum_l |u_l^{ic}|^2 (|a_{l-1}^i|^2 + 1)
+template <class T>
+void CurvatureOperator<T>::sweep_traces(double* values, const Progress& progress) {
+  constexpr Index width = Tile<T>::width;
+  Linearization<T>& lin = *linearization_;
   const Architecture& net = lin.net();
-  Buffer<double> values(lin.num_panels() * width);
-  std::fill(values.data(), values.data() + values.size(), 0.0);
   lin.sweep_backward(factor_pass(), output_.num_columns(), [&](const Deltas<T>& deltas) {
     const Index first = deltas.chunk.first();
     parallel_for(deltas.count, lin.work_threads(), [&](Index j, int) {
       T sign[width];
-      double* value = values.data() + (first + j) * width;
+      double* value = values + (first + j) * width;
       Buffer<double> inputs(static_cast<Index>(net.layers.size()) * width);  // |a_{l-1}|^2
       std::fill(inputs.data(), inputs.data() + inputs.size(), 0.0);
       for (std::size_t l = 0; l < net.layers.size(); ++l)
@@ -192,9 +238,25 @@ double CurvatureOperator<T>::trace() {
         }
       }
     });
+    report_columns(deltas, progress);
   });
+}
+
+template <class T>
+double CurvatureOperator<T>::trace(const Progress& progress) {
+  const Shift shift = shift_.get();
+  Linearization<T>& lin = *linearization_;
+  Buffer<double> values(lin.num_panels() * Tile<T>::width);
+  std::fill(values.data(), values.data() + values.size(), 0.0);
+  if (goes_by_units()) {
+    std::vector<Panels<T>> h = unit_panels();
+    each_chunk_of_units(
+        h, progress, [&](const ChunkView<T>& chunk) { add_traces(lin, chunk, h, values.data()); });
+  } else {
+    sweep_traces(values.data(), progress);
+  }
   Index num_biases = 0;
-  each_bias_range(net, [&](Index begin, Index end) { num_biases += end - begin; });
+  each_bias_range(lin.net(), [&](Index begin, Index end) { num_biases += end - begin; });
   return weights_.mean(values.data()) + shift.weights * static_cast<double>(size()) +
          shift.excess() * static_cast<double>(num_biases);
 }

@@ -3,6 +3,7 @@
 #include <array>
 #include <memory>
 
+#include "base/progress.hpp"
 #include "linalg/operator.hpp"
 #include "net/linearization.hpp"
 #include "net/shift.hpp"
@@ -52,12 +53,22 @@ class CurvatureOperator final : public LinearOperator<T> {
   // v'Av, v'Aw, w'Aw for A = B + S, by one linearised forward pass for each vector.
   std::array<double, 3> quadratic_forms(const T* v, const T* w);
 
-  // With u_l^{ic} the deltas of column c of Q_i, s_ic = +-1 its sign:
-  //   diag_{W_l}[r, s] = sum_i w_i (sum_c s_ic u_l^{ic}[r]^2) a_{l-1}^i[s]^2
-  // num_columns backward sweeps of 2 N P flops, one sum of outer products; nothing of size N x P.
-  void diagonal(T* out);
-  // sum_i w_i sum_c s_ic sum_l |u_l^{ic}|^2 (|a_{l-1}^i|^2 + 1), tr S added.
-  double trace();
+  // With h_l^i[r] = d2L_i / ds_l[r]^2 of the Gauss-Newton approximation:
+  //   diag_{W_l}[r, s] = sum_i w_i h_l^i[r] a_{l-1}^i[s]^2,   one sum of outer products
+  // h = sum_c s_ic (u_l^{ic})^2 for the deltas u_l^{ic} of column c of Q_i, s_ic = +-1 its sign: by
+  // num_columns backward sweeps of 2 N P flops; or unit by unit (UnitCurvature), if that is cheaper, as
+  // where there are many more columns than units. Nothing of size N x P.
+  void diagonal(T* out, const Progress& progress = {});
+  // sum_i w_i sum_l sum_r h_l^i[r] (|a_{l-1}^i|^2 + 1), tr S added.
+  double trace(const Progress& progress = {});
+  // Flops of the one or the other, about: what they report as done at their end.
+  double diagonal_flops() const {
+    return estimate_diagonal_flops(
+        linearization_->net(), output_.num_columns(), weights_.num_cases());
+  }
+  static double estimate_diagonal_flops(const Architecture& net,
+                                        Index num_columns,
+                                        Index num_cases);
   // The block of layer l (from 0), (p x p) with p its number of parameters. For each pair of units
   // a weighted Gram matrix of the inputs: N p^2 flops.
   void layer_block(std::size_t l, T* out);
@@ -66,7 +77,17 @@ class CurvatureOperator final : public LinearOperator<T> {
   OutputReader<T> prepare_outputs();
 
  private:
+  using ChunkFunction = std::function<void(const ChunkView<T>&)>;
   OutputPass<T> factor_pass();
+  bool goes_by_units() const;
+  std::vector<Panels<T>> unit_panels() const;
+  // f() for every chunk with h there, not weighted.
+  void each_chunk_of_units(std::vector<Panels<T>>& h,
+                           const Progress& progress,
+                           const ChunkFunction& f);
+  void sweep_columns(std::vector<Panels<T>>& h, const Progress& progress, const ChunkFunction& f);
+  void sweep_traces(double* values, const Progress& progress);
+  void report_columns(const Deltas<T>& deltas, const Progress& progress) const;
   void add_to_block(std::size_t l,
                     const ChunkView<T>& chunk,
                     const Panels<T>& pair_weights,

@@ -1,8 +1,10 @@
 #include "curvature/hessian.hpp"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/parallel.hpp"
+#include "curvature/unit_curvature.hpp"
 
 namespace natgrad {
 namespace {
@@ -17,7 +19,7 @@ void each_element(PanelView<T> u, const F& f) {
 }  // namespace
 
 template <class T>
-HessianOperator<T>::HessianOperator(std::unique_ptr<Linearization<T>> linearization,
+HessianOperator<T>::HessianOperator(std::shared_ptr<Linearization<T>> linearization,
                                     Loss loss,
                                     Panels<T> targets,
                                     CaseWeights<T> weights,
@@ -52,15 +54,17 @@ double HessianOperator<T>::estimate_bytes(const Architecture& net,
                                           Index num_cases,
                                           const LinearizationOptions& options) {
   const Index chunk = Linearization<T>::choose_chunk_panels(num_cases, options.chunk_size);
+  const double filled = static_cast<double>(chunk) * static_cast<double>(Tile<T>::width);
   double elements = 0;
   for (std::size_t l = 0; l < net.layers.size(); ++l) {
     const Layer& layer = net.layers[l];
     const double kinds = layer.activation == Activation::identity ? 4 : 5;
-    elements += kinds * static_cast<double>(Panels<T>::stride_for(layer.outputs) * chunk);
+    const auto inputs = static_cast<double>(layer.inputs),
+               outputs = static_cast<double>(layer.outputs);
+    elements += kinds * Panels<T>::elements_for(outputs, filled);
     if (l == 0) continue;
-    elements += static_cast<double>(Panels<T>::stride_for(chunk * Tile<T>::width) *
-                                    Panels<T>::count_for(layer.inputs));
-    elements += static_cast<double>(layer.inputs * layer.outputs);
+    elements += Panels<T>::elements_for(filled, inputs);
+    elements += inputs * outputs;
   }
   return Linearization<T>::estimate_bytes(net, num_cases, 0, options) + elements * sizeof(T);
 }
@@ -238,6 +242,78 @@ void HessianOperator<T>::apply_block(const T* x, Index num_vectors, T* y) {
       outer_products(held, v, shift, y + k * size());
     }
   }
+}
+
+template <class T>
+bool HessianOperator<T>::is_curved() const {
+  const auto& layers = linearization_->net().layers;
+  return std::any_of(layers.begin(), layers.end(), [](const Layer& layer) {
+    return !is_piecewise_linear(layer.activation);
+  });
+}
+
+template <class T>
+CurvatureOperator<T> HessianOperator<T>::gauss_newton() const {
+  const PanelView<const T> from = targets_.view();
+  CurvatureSpec<T> spec{
+      loss_, OutputMatrixKind::hessian, 0, 0, Panels<T>(from.rows, targets_.cols())};
+  std::copy_n(from.data, from.count * from.stride, spec.targets.view().data);
+  return {linearization_, std::move(spec), weights_, shift_.get()};
+}
+
+template <class T>
+double HessianOperator<T>::diagonal_flops() const {
+  const Architecture& net = linearization_->net();
+  const double curved = is_curved() ? unit_curvature_flops(net, false) : 0.0;
+  const Index cases = linearization_->num_cases();
+  return CurvatureOperator<T>::estimate_diagonal_flops(net, output_.num_columns(), cases) +
+         curved * static_cast<double>(cases);
+}
+
+template <class T>
+void HessianOperator<T>::each_chunk_of_units(std::vector<Panels<T>>& h,
+                                             const Progress& progress,
+                                             double done,
+                                             const std::function<void(const ChunkView<T>&)>& f) {
+  Linearization<T>& lin = *linearization_;
+  for (const Layer& layer : lin.net().layers)
+    h.emplace_back(layer.outputs, lin.chunk_panels() * Tile<T>::width);
+  UnitCurvature<T> units(lin, curved_);
+  const double flops = unit_curvature_flops(lin.net(), false) * Tile<T>::width;
+  for (Index chunk = 0; chunk < lin.num_chunks(); ++chunk) {
+    const Chunk<T> held = lin.hold(chunk);
+    load(held);
+    units.measure(held, h, progress, done + flops * static_cast<double>(held.first()));
+    f(held);
+  }
+}
+
+template <class T>
+void HessianOperator<T>::diagonal(T* out, const Progress& progress) {
+  const std::lock_guard lock(mutex_);
+  CurvatureOperator<T> matrix = gauss_newton();
+  matrix.diagonal(out, progress);
+  if (!is_curved()) return;
+  std::vector<Panels<T>> h;
+  each_chunk_of_units(h, progress, matrix.diagonal_flops(), [&](const ChunkView<T>& chunk) {
+    add_diagonal(*linearization_, chunk, h, true, out);
+  });
+}
+
+template <class T>
+double HessianOperator<T>::trace(const Progress& progress) {
+  const std::lock_guard lock(mutex_);
+  CurvatureOperator<T> matrix = gauss_newton();
+  double trace = matrix.trace(progress);
+  if (!is_curved()) return trace;
+  Buffer<double> values(linearization_->num_panels() * Tile<T>::width);
+  std::fill(values.data(), values.data() + values.size(), 0.0);
+  std::vector<Panels<T>> h;
+  each_chunk_of_units(h, progress, matrix.diagonal_flops(), [&](const ChunkView<T>& chunk) {
+    add_traces(*linearization_, chunk, h, values.data());
+  });
+  for (Index i = 0; i < linearization_->num_cases(); ++i) trace += values[i];
+  return trace;
 }
 
 template class HessianOperator<float>;

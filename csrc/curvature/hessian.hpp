@@ -3,11 +3,7 @@
 #include <memory>
 
 #include "base/mutex.hpp"
-#include "linalg/operator.hpp"
-#include "net/linearization.hpp"
-#include "net/shift.hpp"
-#include "output/case_weights.hpp"
-#include "output/output_matrix.hpp"
+#include "curvature/gauss_newton.hpp"
 
 namespace natgrad {
 
@@ -22,7 +18,7 @@ template <class T>
 class HessianOperator final : public LinearOperator<T> {
  public:
   // The linearisation has second derivatives and is this object's own. targets (num_targets x N).
-  HessianOperator(std::unique_ptr<Linearization<T>> linearization,
+  HessianOperator(std::shared_ptr<Linearization<T>> linearization,
                   Loss loss,
                   Panels<T> targets,
                   CaseWeights<T> weights,
@@ -41,7 +37,21 @@ class HessianOperator final : public LinearOperator<T> {
   void apply(const T* x, T* y) override { apply_block(x, 1, y); }
   void apply_block(const T* x, Index num_vectors, T* y) override;
 
+  // The diagonal of the Gauss-Newton matrix (CurvatureOperator), and, unless all activations are
+  // piecewise linear, the part of the e_l unit by unit (UnitCurvature).
+  void diagonal(T* out, const Progress& progress = {});
+  double trace(const Progress& progress = {});
+  // Flops of the one or the other, about: what they report as done at their end.
+  double diagonal_flops() const;
+
  private:
+  bool is_curved() const;
+  CurvatureOperator<T> gauss_newton() const;
+  // f(chunk) for every chunk with h there.
+  void each_chunk_of_units(std::vector<Panels<T>>& h,
+                           const Progress& progress,
+                           double done,
+                           const std::function<void(const ChunkView<T>&)>& f);
   void load(const ChunkView<T>& chunk);
   void load_tile(const ChunkView<T>& chunk, Index first);
   void forward_tile(const ChunkView<T>& chunk, const T* v, Index first);
@@ -49,14 +59,14 @@ class HessianOperator final : public LinearOperator<T> {
   void transpose_params(const T* v);
   void outer_products(const ChunkView<T>& chunk, const T* v, Shift shift, T* out);
 
-  std::unique_ptr<Linearization<T>> linearization_;
+  std::shared_ptr<Linearization<T>> linearization_;
   Loss loss_;
   Panels<T> targets_;
   CaseWeights<T> weights_;
   OutputMatrices<T> output_;
   SharedShift shift_;
 
-  Mutex mutex_;   // guards what follows
+  Mutex mutex_;        // guards what follows
   Index loaded_ = -1;  // the first panel of the chunk that was loaded last
   // Of the loaded chunk, (d_l x cases); layer l + 1 of the equations is element l.
   std::vector<Panels<T>> deltas_;      // u_l

@@ -13,7 +13,6 @@
 // 1 / sqrt(delta).
 #pragma once
 
-
 #include "base/mutex.hpp"
 #include "curvature/kronecker_damping.hpp"
 #include "curvature/layer_moments.hpp"

@@ -74,7 +74,7 @@ class SampleSpace final : public LinearOperator<T> {
 
   std::shared_ptr<CurvatureOperator<T>> curvature_;
   T bias_scale_;
-  Mutex mutex_;               // guards the making of what is kept, below
+  Mutex mutex_;                    // guards the making of what is kept, below
   Panels<T> packed_;               // (columns x N), scratch of products
   std::vector<Panels<T>> grams_;   // A_{l-1}'A_{l-1} + r, (N x N)
   std::vector<Panels<T>> deltas_;  // (d_l x N), scratch of products over several chunks

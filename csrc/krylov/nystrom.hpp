@@ -61,7 +61,7 @@ class NystromOperator final : public LinearOperator<T> {
   Index size_;
   int num_threads_;
   mutable Mutex mutex_;  // guards what follows
-  Buffer<T> u_;               // (rank x P)
+  Buffer<T> u_;          // (rank x P)
   std::vector<double> eigenvalues_;
   Inverse inverse_;
   Buffer<double> partial_;  // (tasks x K x rank)

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <memory>
 #include <vector>
 
@@ -116,14 +117,9 @@ class Panels {
   static constexpr Index width = Tile<T>::width;
 
   Panels() = default;
-  Panels(Index rows, Index cols)
-      : rows_(rows),
-        cols_(cols),
-        buffer_(checked_product(stride_for(rows), count_for(cols), "panel size")) {}
+  Panels(Index rows, Index cols) : rows_(rows), cols_(cols), buffer_(size_for(rows, cols)) {}
   Panels(Index rows, Index cols, Arena<T>& arena)
-      : rows_(rows),
-        cols_(cols),
-        buffer_(arena.take(checked_product(stride_for(rows), count_for(cols), "panel size"))) {}
+      : rows_(rows), cols_(cols), buffer_(arena.take(size_for(rows, cols))) {}
 
   Index rows() const { return rows_; }
   Index cols() const { return cols_; }
@@ -132,12 +128,22 @@ class Panels {
   PanelView<T> view() { return {buffer_.data(), rows_, stride_for(rows_), count()}; }
   PanelView<const T> view() const { return {buffer_.data(), rows_, stride_for(rows_), count()}; }
 
-  static Index count_for(Index cols) { return (cols + width - 1) / width; }
+  static Index count_for(Index cols) { return cols / width + (cols % width != 0 ? 1 : 0); }
   // An odd number of rows per panel, so that equal rows of neighbouring panels fall into different
   // cache sets.
   static Index stride_for(Index rows) { return (rows | 1) * width; }
+  // Elements of (rows x cols), in double: for sizes that nobody has allocated yet.
+  static double elements_for(double rows, double cols) {
+    const auto w = static_cast<double>(width);
+    return (2.0 * std::floor(rows / 2.0) + 1.0) * w * std::ceil(cols / w);
+  }
 
  private:
+  static Index size_for(Index rows, Index cols) {
+    return checked_product(
+        checked_product(rows | 1, width, "panel size"), count_for(cols), "panel size");
+  }
+
   Index rows_ = 0;
   Index cols_ = 0;
   Buffer<T> buffer_;

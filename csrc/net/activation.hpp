@@ -23,6 +23,11 @@ enum class Activation {
 // In the order of the enumerators.
 std::vector<std::string_view> activation_names();
 
+// Whether phi'' is 0 but at kinks.
+constexpr bool is_piecewise_linear(Activation kind) {
+  return kind == Activation::identity || kind == Activation::relu || kind == Activation::leaky_relu;
+}
+
 // s = phi(s) in place and, unless null, derivative = phi'(s), second = phi''(s). leaky_relu has
 // slope 0.01, elu alpha 1, gelu is s Phi(s) with the exact normal distribution function. Errors are
 // below 8 units in the last place, or below the smallest normal number; close to the zeros of gelu'

@@ -7,11 +7,11 @@ namespace {
 
 // Vectors in one pass, out of `num_vectors`, whose deltas take `bytes` each: 64 MiB, and passes of
 // equal length.
-Index choose_pass_size(Index num_vectors, Index bytes) {
-  constexpr Index block_bytes = Index{64} << 20;
-  const Index most = std::clamp<Index>(block_bytes / bytes, 1, num_vectors);
-  const Index passes = (num_vectors + most - 1) / most;
-  return (num_vectors + passes - 1) / passes;
+Index choose_pass_size(Index num_vectors, double bytes) {
+  constexpr double block_bytes = 64 << 20;
+  const Index most = std::clamp<Index>(static_cast<Index>(block_bytes / bytes), 1, num_vectors);
+  const Index passes = num_vectors / most + (num_vectors % most != 0 ? 1 : 0);
+  return num_vectors / passes + (num_vectors % passes != 0 ? 1 : 0);
 }
 
 // Rows of a weight matrix in one task of the outer products: about a sixteenth of all, whole
@@ -22,8 +22,8 @@ Index task_rows(Index num_params, Index inputs, Index tile_rows) {
       (rows + tile_rows - 1) / tile_rows * tile_rows, tile_rows, rows_per_task);
 }
 
-double sweep_flops(const Architecture& net, Index num_cases) {
-  return 2.0 * static_cast<double>(num_cases) * static_cast<double>(net.num_params);
+double sweep_flops(const Architecture& net, double num_cases) {
+  return 2.0 * num_cases * static_cast<double>(net.num_params);
 }
 
 }  // namespace
@@ -49,7 +49,8 @@ Linearization<T>::Linearization(const Architecture& net,
       theta_(arena_.take(net.num_params)),
       x_(x) {
   const Index filled = chunk_panels_ * Tile<T>::width;
-  work_threads_ = sweep_flops(net, filled) < serial_flops ? 1 : options.num_threads;
+  work_threads_ =
+      sweep_flops(net, static_cast<double>(filled)) < serial_flops ? 1 : options.num_threads;
   tile_panels_ = choose_tile_panels<T>(chunk_panels_, work_threads_);
   largest_tile_ = std::min(chunk_panels_, max_tile_panels<T>);
   transposed_.resize(net_.layers.size());
@@ -79,25 +80,28 @@ double Linearization<T>::estimate_bytes(const Architecture& net,
                                         Index num_vectors,
                                         const LinearizationOptions& options) {
   const Index chunk = choose_chunk_panels(num_cases, options.chunk_size);
-  const auto panels = [](Index rows, Index count) {
-    return static_cast<double>(Panels<T>::stride_for(rows)) * static_cast<double>(count);
+  const double filled = static_cast<double>(chunk) * static_cast<double>(Tile<T>::width);
+  const auto panels = [](Index rows, double cols) {
+    return Panels<T>::elements_for(static_cast<double>(rows), cols);
   };
-  const int threads =
-      sweep_flops(net, chunk * Tile<T>::width) < serial_flops ? 1 : options.num_threads;
-  double elements = static_cast<double>(net.num_params) + panels(net.num_inputs(), chunk);
+  const int threads = sweep_flops(net, filled) < serial_flops ? 1 : options.num_threads;
+  double elements = static_cast<double>(net.num_params) + panels(net.num_inputs(), filled);
   for (std::size_t l = 0; l < net.layers.size(); ++l) {
     const Layer& layer = net.layers[l];
     const double kinds = layer.activation == Activation::identity ? 1
                          : options.second_derivatives             ? 3
                                                                   : 2;
-    elements += kinds * panels(layer.outputs, chunk);
-    elements += panels(chunk * Tile<T>::width, Panels<T>::count_for(layer.inputs));
-    if (l > 0) elements += static_cast<double>(layer.inputs * padded_stride<T>(layer.outputs));
+    elements += kinds * panels(layer.outputs, filled);
+    elements += Panels<T>::elements_for(filled, static_cast<double>(layer.inputs));
+    if (l > 0)
+      elements +=
+          static_cast<double>(layer.inputs) * static_cast<double>(padded_stride<T>(layer.outputs));
   }
-  elements += 4.0 * threads * panels(net.max_width, std::min(chunk, max_tile_panels<T>));
-  const Index one = delta_bytes(net, chunk);
+  const double tile = static_cast<double>(std::min(chunk, max_tile_panels<T>) * Tile<T>::width);
+  elements += 4.0 * threads * panels(net.max_width, tile);
+  const double one = delta_bytes(net, chunk);
   const Index vectors = num_vectors > 0 ? choose_pass_size(num_vectors, one) : 0;
-  return elements * sizeof(T) + static_cast<double>(vectors) * static_cast<double>(one);
+  return elements * sizeof(T) + static_cast<double>(vectors) * one;
 }
 
 template <class T>
@@ -159,10 +163,11 @@ void Linearization<T>::forward_tile(Index first) {
 }
 
 template <class T>
-Index Linearization<T>::delta_bytes(const Architecture& net, Index panels) {
-  Index bytes = 0;
+double Linearization<T>::delta_bytes(const Architecture& net, Index panels) {
+  double bytes = 0;
   for (const Layer& layer : net.layers)
-    bytes += Panels<T>::stride_for(layer.outputs) * panels * static_cast<Index>(sizeof(T));
+    bytes += static_cast<double>(Panels<T>::stride_for(layer.outputs)) *
+             static_cast<double>(panels) * sizeof(T);
   return bytes;
 }
 

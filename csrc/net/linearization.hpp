@@ -47,11 +47,8 @@ class ChunkView {
   // a_l' as panels of features, (cases x d_l).
   PanelView<const T> features(std::size_t l) const;
   // next = (V_l a_{l-1} + v_l) . scale for the panels [first, first + next.count); l = 0 is layer 1.
-  void multiply_params(std::size_t l,
-                       const T* v,
-                       Index first,
-                       PanelView<const T> scale,
-                       PanelView<T> next) const;
+  void multiply_params(
+      std::size_t l, const T* v, Index first, PanelView<const T> scale, PanelView<T> next) const;
   Index tile_panels() const;
   Index num_tiles() const;
   Index tile_count(Index first) const;
@@ -150,6 +147,9 @@ class Linearization {
       const T* v, Index num_vectors, const OutputPass<T>& pass, double shift, T* out);
   // f gets the tiles of the outputs.
   void visit_outputs(const OutputReader<T>& prepare, const OutputReader<T>& f);
+  // f(chunk) for one chunk after the other.
+  void visit_chunks(const OutputReader<T>& prepare,
+                    const std::function<void(const ChunkView<T>&)>& f);
   // The deltas alone: pass.work writes u_k as in pull_back; consume() is called for every chunk and
   // as many vectors as fit, in order, on the calling thread, with the chunk loaded.
   // 2 N P flops each, none in the first layer.
@@ -219,7 +219,7 @@ class Linearization {
   void each_chunk(const OutputPass<T>& pass, const F& f);
   // Vectors that go through in one pass, out of `num_vectors`.
   Index pass_size(Index num_vectors) const;
-  static Index delta_bytes(const Architecture& net, Index panels);
+  static double delta_bytes(const Architecture& net, Index panels);
 
   Architecture net_;
   Index num_cases_;

@@ -110,12 +110,11 @@ void predict(
       });
 }
 
-#define NATGRAD_INSTANTIATE(T)                                                      \
-  template Index choose_tile_panels<T>(Index, int);                                 \
-  template void forward_layer(                                                      \
-      const Layer&, const T*, PanelView<const T>, const LayerTile<T>&);             \
-  template void evaluate(                                                           \
-      const Architecture&, const T*, const T*, Index, int, const TileFunction<T>&); \
+#define NATGRAD_INSTANTIATE(T)                                                                  \
+  template Index choose_tile_panels<T>(Index, int);                                             \
+  template void forward_layer(const Layer&, const T*, PanelView<const T>, const LayerTile<T>&); \
+  template void evaluate(                                                                       \
+      const Architecture&, const T*, const T*, Index, int, const TileFunction<T>&);             \
   template void predict(const Architecture&, const T*, const T*, Index, int, T*);
 NATGRAD_INSTANTIATE(float)
 NATGRAD_INSTANTIATE(double)

@@ -33,11 +33,8 @@ void Linearization<T>::reserve(Index num_vectors) {
 }
 
 template <class T>
-void ChunkView<T>::multiply_params(std::size_t l,
-                                   const T* v,
-                                   Index first,
-                                   PanelView<const T> scale,
-                                   PanelView<T> next) const {
+void ChunkView<T>::multiply_params(
+    std::size_t l, const T* v, Index first, PanelView<const T> scale, PanelView<T> next) const {
   const Layer& layer = lin_->net().layers[l];
   ProductOptions<T> options;
   if (layer.has_bias) options.bias = v + layer.bias_offset;
@@ -221,6 +218,13 @@ void Linearization<T>::visit_outputs(const OutputReader<T>& prepare, const Outpu
     each_tile(
         1, [&](Index, Index first, Index count, int) { f(first_ + first, z.slice(first, count)); });
   });
+}
+
+template <class T>
+void Linearization<T>::visit_chunks(const OutputReader<T>& prepare,
+                                    const std::function<void(const ChunkView<T>&)>& f) {
+  const std::lock_guard lock(mutex_);
+  each_chunk({prepare, {}}, [&] { f(ChunkView<T>(*this)); });
 }
 
 template <class T>

@@ -25,6 +25,17 @@ CaseWeights<T>::CaseWeights(Index num_cases, const double* weights, double total
 }
 
 template <class T>
+CaseWeights<T>::CaseWeights(const CaseWeights& other)
+    : num_cases_(other.num_cases_),
+      data_(other.data_.size()),
+      roots_(data_.size()),
+      exact_(num_cases_) {
+  std::copy_n(other.data_.data(), data_.size(), data_.data());
+  std::copy_n(other.roots_.data(), roots_.size(), roots_.data());
+  std::copy_n(other.exact_.data(), exact_.size(), exact_.data());
+}
+
+template <class T>
 void CaseWeights<T>::scale(const Buffer<T>& factors, Index first, PanelView<T> u) const {
   for (Index j = 0; j < u.count; ++j) {
     auto uj = array(u, j);

@@ -10,6 +10,8 @@ class CaseWeights {
  public:
   // `weights` is (N,), null for equal ones; `total` is what they are divided by, their sum if 0.
   CaseWeights(Index num_cases, const double* weights, double total = 0);
+  CaseWeights(const CaseWeights& other);
+  CaseWeights(CaseWeights&&) = default;
   Index num_cases() const { return num_cases_; }
   // u = w_i u_i / sum_i w_i for the cases of panels [first, first + u.count); zero in columns past
   // N.

@@ -42,6 +42,18 @@ struct Pivot {
   LaneArray<T> at(Index c) const { return (T(1) - (place - T(c)).abs()).max(T(0)); }
 };
 
+// p (1 - p), where 1 - p is the sum of the other p at the place of the largest one.
+template <class T>
+void softmax_diagonal(const ConstPanelMap<T>& p, PanelMap<T> d) {
+  const Pivot<T> k(p, d.rows());
+  LaneArray<T> others = LaneArray<T>::Zero();
+  for (Index c = 0; c < d.rows(); ++c) others += (T(1) - k.at(c)) * p.row(c);
+  for (Index c = 0; c < d.rows(); ++c) {
+    const LaneArray<T> at = k.at(c);
+    d.row(c) = p.row(c) * (at * others + (T(1) - at) * (T(1) - p.row(c)));
+  }
+}
+
 // With v = q + e_k, the reflector is I - v v' / (1 + q_k). Its column of output c > 0 is column c - 1
 // of H; if output 0 is not k, its column stands where that of k would be. H w needs
 // t = sum_{c != k} q_c w_c, w_c at the column of c:

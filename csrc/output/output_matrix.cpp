@@ -92,15 +92,16 @@ void OutputMatrices<T>::prepare(Index first,
                                 PanelView<const T> y,
                                 int num_threads) {
   if (first == first_ && z.count == count_) return;
-  first_ = first;
-  count_ = z.count;
   if (form_ == OutputForm::identity) return;
+  first_ = first;
+  count_ = 0;  // until all is there
   parallel_for(z.count, num_threads, [&](Index j, int) {
     prepare_panel(j,
                   (first + j) * Tile<T>::width,
                   z.slice(j, 1),
                   y.data ? y.slice(j, 1) : PanelView<const T>{});
   });
+  count_ = z.count;
 }
 
 template <class T>
@@ -204,6 +205,38 @@ void OutputMatrices<T>::inner(Index first,
       case OutputForm::outer:
         out = inner_outer<T>(stored(first + j), rj, sj);
         break;
+    }
+  }
+}
+
+template <class T>
+void OutputMatrices<T>::diagonal(Index first, PanelView<T> d) const {
+  for (Index j = 0; j < d.count; ++j) {
+    auto dj = array(d, j);
+    switch (form_) {
+      case OutputForm::identity:
+        dj.setConstant(T(identity_));
+        break;
+      case OutputForm::diagonal:
+        dj = stored(first + j);
+        break;
+      case OutputForm::softmax:
+        softmax_diagonal<T>(stored(first + j), dj);
+        break;
+      case OutputForm::blocks: {
+        const auto m = stored(first + j);
+        const Index k = num_outputs_ / 2;
+        dj = m.square();
+        dj.bottomRows(k) *= T(0.5);
+        break;
+      }
+      case OutputForm::outer: {
+        const auto g = stored(first + j);
+        dj.setZero();
+        for (Index s = 0; s < num_columns_; ++s)
+          dj += g.middleRows(s * num_outputs_, num_outputs_).square();
+        break;
+      }
     }
   }
 }

@@ -43,6 +43,8 @@ class OutputMatrices {
   void multiply(Index first, PanelView<T> r) const;
   // values[i] = r_i' M_i s_i by the factors, so >= 0 for r = s where M_i is semi-definite.
   void inner(Index first, PanelView<const T> r, PanelView<const T> s, double* values) const;
+  // d = diag(M_i).
+  void diagonal(Index first, PanelView<T> d) const;
 
   // softmax: max(1, C - 1), the only column for C = 1 is zero; sampled_fisher: S;
   // empirical_fisher: 1; else C.

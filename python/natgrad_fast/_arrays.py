@@ -9,9 +9,9 @@ import difflib
 import math
 import numbers
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
-from typing import Any, NamedTuple, TypeGuard, cast
+from typing import Any, NamedTuple, TypeGuard, TypeVar, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -336,6 +336,16 @@ def as_count(x: object, name: str, minimum: int) -> int:
     if count >= 2**63:
         raise ValueError(f"{name} must be < 2**63, got {_shown(count)}")
     return count
+
+
+Call = TypeVar("Call", bound=Callable[..., object])
+
+
+def as_callable(callback: Call | None, name: str = "callback") -> Call | None:
+    """A function, or None."""
+    if callback is not None and not callable(callback):
+        raise TypeError(f"{name} must be callable, got {callback!r}")
+    return callback
 
 
 def as_chunk_size(chunk_size: int | None) -> int:

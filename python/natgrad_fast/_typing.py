@@ -37,6 +37,7 @@ __all__ = [
     "Layout",
     "Linearization",
     "Multiply",
+    "Progress",
     "RealArray",
     "State",
 ]
@@ -48,6 +49,7 @@ DType: TypeAlias = np.dtype[np.floating]
 Multiply: TypeAlias = Callable[[Array], Array]  # rows (K, n) times a matrix, as rows (K, m)
 # (iteration, residual_norm, quadratic), numbers or arrays; true stops
 Callback: TypeAlias = Callable[[int, Any, Any], object]
+Progress: TypeAlias = Callable[[float, float], object]  # (done, total) in flops; true stops
 State: TypeAlias = dict[str, object]  # plain values, named arrays, and states of parts
 ActivationName: TypeAlias = Literal[
     "identity",

@@ -6,7 +6,17 @@ import collections.abc
 import typing
 from . import f32
 from . import f64
-__all__: list[str] = ['Architecture', 'Loss', 'activation_names', 'build_info', 'disable_threads', 'f32', 'f64', 'fma_peak', 'loss_names', 'max_threads']
+__all__: list[str] = ['Architecture', 'Lock', 'Loss', 'activation_names', 'after_fork', 'build_info', 'f32', 'f64', 'fma_peak', 'loss_names', 'max_threads', 'release_memory']
+class Lock:
+    """
+    A lock, as a context; every forked child finds it free.
+    """
+    def __enter__(self) -> None:
+        ...
+    def __exit__(self, *args) -> None:
+        ...
+    def __init__(self) -> None:
+        ...
 class Architecture:
     """
     Widths, activations and places in the flat parameters of a net.
@@ -31,13 +41,13 @@ class Loss:
     @property
     def hessian_needs_targets(self) -> bool:
         ...
+def after_fork() -> None:
+    """
+    For a forked child: its one thread runs everything, and receives signals.
+    """
 def build_info() -> dict:
     """
     How this module was built.
-    """
-def disable_threads() -> None:
-    """
-    Runs everything on the calling thread from now on.
     """
 def fma_peak(num_threads: typing.SupportsInt | typing.SupportsIndex, seconds: typing.SupportsFloat | typing.SupportsIndex) -> float:
     """
@@ -46,6 +56,10 @@ def fma_peak(num_threads: typing.SupportsInt | typing.SupportsIndex, seconds: ty
 def max_threads() -> int:
     """
     Threads OpenMP would use now; 1 without OpenMP.
+    """
+def release_memory() -> int:
+    """
+    Gives memory kept for reuse back to the system; its size in bytes.
     """
 __version__: str = '0.1.0'
 activation_names: tuple = ('identity', 'tanh', 'logistic', 'relu', 'leaky_relu', 'elu', 'softplus', 'gelu', 'silu', 'sin')

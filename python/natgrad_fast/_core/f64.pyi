@@ -61,7 +61,7 @@ class Curvature(LinearOperator):
     """
     def __init__(self, linearization: Linearization, loss: natgrad_fast._core.Loss, *, kind: str, num_samples: typing.SupportsInt | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex, targets: typing.Any, weights: typing.Any, total_weight: typing.SupportsFloat | typing.SupportsIndex | None, shift: tuple[typing.SupportsFloat | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]) -> None:
         ...
-    def diagonal(self) -> numpy.typing.NDArray[numpy.float64]:
+    def diagonal(self, callback: typing.Any) -> typing.Any:
         """
         Diagonal of B + S (P,).
         """
@@ -77,9 +77,14 @@ class Curvature(LinearOperator):
         """
         v'Av, v'Aw, w'Aw for A = B + S.
         """
-    def trace(self) -> float:
+    def trace(self, callback: typing.Any) -> typing.Any:
         """
         Trace of B + S.
+        """
+    @property
+    def diagonal_flops(self) -> float:
+        """
+        Of the diagonal or the trace.
         """
     @property
     def num_columns(self) -> int:
@@ -99,6 +104,19 @@ class Hessian(LinearOperator):
     """
     def __init__(self, net: natgrad_fast._core.Architecture, loss: natgrad_fast._core.Loss, *, params: numpy.ndarray, x: numpy.ndarray, targets: numpy.ndarray, weights: typing.Any, total_weight: typing.SupportsFloat | typing.SupportsIndex | None, shift: tuple[typing.SupportsFloat | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex], chunk_size: typing.SupportsInt | typing.SupportsIndex, num_threads: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
+    def diagonal(self, callback: typing.Any) -> typing.Any:
+        """
+        Diagonal of H + S (P,).
+        """
+    def trace(self, callback: typing.Any) -> typing.Any:
+        """
+        Trace of H + S.
+        """
+    @property
+    def diagonal_flops(self) -> float:
+        """
+        Of the diagonal or the trace.
+        """
     @property
     def num_chunks(self) -> int:
         ...

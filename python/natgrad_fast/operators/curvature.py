@@ -6,13 +6,15 @@ algebra takes operators as they are.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar, Self, Unpack
 
+import numpy as np
 from numpy.typing import ArrayLike
 
-from .._arrays import Decay, as_count, as_number, core_for
-from .._typing import Array, CoreCurvature, CoreHessian, Linearization
+from .._arrays import Decay, as_callable, as_count, as_number, core_for
+from .._typing import Array, CoreCurvature, CoreHessian, Linearization, Progress
 from ..losses import Loss, LossName
 from ..model.batch import Batch, BatchOptions
 from ..model.mlp import MLP
@@ -126,6 +128,53 @@ class CurvatureMatrix(Operator):
     def _apply_transpose(self, rows: Array) -> Array:
         return self.core.apply(rows)
 
+    @property
+    def diagonal_flops(self) -> float:
+        """Flops of `diagonal` or `trace`, about, an elementwise one counted four times."""
+        return float(self.core.diagonal_flops)
+
+    def diagonal(self, *, callback: Progress | None = None) -> Array:
+        """Exact diagonal (P,) of the matrix, l2 and damping included.
+
+        Parameters
+        ----------
+        callback : callable, optional
+            ``callback(done, total)``, in flops, after every part and at the end; True stops.
+
+        Returns
+        -------
+        (P,) array
+            NaN everywhere if `callback` stopped it.
+
+        Notes
+        -----
+        Neither J nor per-case gradients are formed: layers are linear in their parameters, so the
+        entry of W_l[r, s] is the mean of h_l[r] a[s]^2, h_l[r] the second derivative of the loss of
+        a case in the pre-activation of unit r. That is made by a backward sweep (2 N P flops) for
+        each column of M_i = Q_i Q_i' (C of them; `samples`, or 1 for the empirical Fisher), or by a
+        forward pass through the layers above for each unit, if that is cheaper, as with very many
+        classes; a `Hessian` of a net that is not piecewise linear needs the passes for its second
+        part in any case. `diagonal_flops` tells beforehand.
+        """
+        diagonal: Array | None = self.core.diagonal(as_callable(callback))
+        return np.full(self.shape[0], np.nan, self.dtype) if diagonal is None else diagonal
+
+    def trace(self, *, callback: Progress | None = None) -> float:
+        """Exact trace of the matrix, l2 and damping included, at the costs of `diagonal`.
+
+        Parameters
+        ----------
+        callback : callable, optional
+            As in `diagonal`.
+
+        Returns
+        -------
+        float
+            NaN if `callback` stopped it.
+        """
+        trace: float | None = self.core.trace(as_callable(callback))
+        return math.nan if trace is None else trace
+
 
 class GaussNewtonMatrix(CurvatureMatrix):
     """Base of the matrices B = sum_i w_i J_i' M_i J_i / sum_i w_i with per-case matrices M_i."""
@@ -203,21 +252,6 @@ class GaussNewtonMatrix(CurvatureMatrix):
         """Return v'Av, v'Aw and w'Aw; see `Operator.quadratic_forms`."""
         first, second, third = self.core.quadratic_forms(*self._two_vectors(v, w))
         return float(first), float(second), float(third)
-
-    def diagonal(self) -> Array:
-        """Exact diagonal (P,) of B + (l2 + damping) I.
-
-        Notes
-        -----
-        Neither J nor per-case gradients are formed: with the deltas u_c of the columns of
-        M_i = Q_i Q_i', the entry of W_l[r, s] is the mean of (sum_c u_c[r]^2) a[s]^2. One backward
-        sweep (2 N P flops) for each column (C of them; `samples`, or 1 for the empirical Fisher).
-        """
-        return self.core.diagonal()
-
-    def trace(self) -> float:
-        """Exact trace of B + (l2 + damping) I, as cheap as the sweeps of `diagonal`."""
-        return float(self.core.trace())
 
     def block(self, layer: int) -> Array:
         """Diagonal block that belongs to the parameters of one layer, dense.

@@ -32,7 +32,8 @@ class Hessian(CurvatureMatrix):
     Exact products by the R-operator (Pearlmutter 1994), 12 N P flops (4 N P in the first layer).
     Second derivatives of relu and leaky_relu are 0 everywhere, that of elu at its kink is the left
     one, 1: for these the matrix is the Hessian wherever it exists. The Hessian may be indefinite.
-    `diagonal` and `trace` take P products.
+    `diagonal` and `trace` are those of the `GGN` for piecewise linear nets (identity, relu,
+    leaky_relu), and cost a few products otherwise.
     """
 
     def __init__(
