@@ -157,11 +157,11 @@ std::vector<LayerBasis<T>> KroneckerFactors<T>::make_bases(const Moments<T>& m,
     spectra.push_back({std::vector<double>(static_cast<std::size_t>(n)),
                        std::vector<double>(static_cast<std::size_t>(d))});
   }
-  each_factor([&](std::size_t l, bool is_output, int) {
+  each_factor([&](std::size_t l, bool is_output, int num_threads) {
     if (is_output)
-      decompose(m.outputs[l], outputs[l], spectra[l].outputs.data());
+      decompose(m.outputs[l], num_threads, outputs[l], spectra[l].outputs.data());
     else
-      decompose(m.inputs[l], inputs[l], spectra[l].inputs.data());
+      decompose(m.inputs[l], num_threads, inputs[l], spectra[l].inputs.data());
   });
   std::vector<LayerBasis<T>> bases;
   for (std::size_t l = 0; l < num_layers(); ++l)

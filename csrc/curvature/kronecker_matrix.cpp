@@ -96,11 +96,11 @@ template <class T>
 const std::vector<typename KroneckerFactors<T>::Spectrum>& KroneckerFactors<T>::spectra() {
   if (!data_.spectra) {
     auto spectra = std::make_shared<std::vector<Spectrum>>(num_layers());
-    each_factor([&](std::size_t l, bool is_output, int) {
+    each_factor([&](std::size_t l, bool is_output, int num_threads) {
       if (is_output)
-        (*spectra)[l].outputs = natgrad::eigenvalues(data_.averages->outputs[l]);
+        (*spectra)[l].outputs = natgrad::eigenvalues(data_.averages->outputs[l], num_threads);
       else
-        (*spectra)[l].inputs = natgrad::eigenvalues(data_.averages->inputs[l]);
+        (*spectra)[l].inputs = natgrad::eigenvalues(data_.averages->inputs[l], num_threads);
     });
     data_.spectra = std::move(spectra);
   }

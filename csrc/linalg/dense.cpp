@@ -268,6 +268,74 @@ void sum_cases(PanelView<const T> u, Index row_begin, Index row_end, bool accumu
   }
 }
 
+namespace {
+
+// y += S_rows' x_rows and sums of S_rows x, for `rows` rows of S next to one another and columns
+// [begin, n); the sums of row i are added to y_rows[i].
+template <class T, int rows>
+void multiply_upper_rows(
+    const T* s, Index ld, Index begin, Index n, const T* x, const T* x_rows, T* y, T* y_rows) {
+  using Vector = typename Simd<T>::Vector;
+  using Unaligned = typename Simd<T>::Unaligned;
+  constexpr Index lanes = Tile<T>::lanes, step = 2 * lanes;
+  Vector sum[rows][2], factor[rows];
+#pragma GCC unroll 8
+  for (int i = 0; i < rows; ++i) {
+    sum[i][0] = sum[i][1] = Vector{};
+    factor[i] = x_rows[i] - Vector{};
+  }
+  Index c = begin;
+  for (; c + step <= n; c += step) {
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; ++h) {
+      const Index at = c + h * lanes;
+      const Vector x_c = *reinterpret_cast<const Unaligned*>(x + at);
+      auto* out = reinterpret_cast<Unaligned*>(y + at);
+      Vector value = *out;
+#pragma GCC unroll 8
+      for (int i = 0; i < rows; ++i) {
+        const Vector s_ic = *reinterpret_cast<const Unaligned*>(s + i * ld + at);
+        sum[i][h] += s_ic * x_c;
+        value += s_ic * factor[i];
+      }
+      *out = value;
+    }
+  }
+  for (int i = 0; i < rows; ++i) {
+    T total = 0;
+    for (Index q = 0; q < lanes; ++q) total += sum[i][0][q] + sum[i][1][q];
+    for (Index q = c; q < n; ++q) {
+      total += s[i * ld + q] * x[q];
+      y[q] += s[i * ld + q] * x_rows[i];
+    }
+    y_rows[i] += total;
+  }
+}
+
+}  // namespace
+
+template <class T>
+void multiply_upper(
+    const T* s, Index ld, Index n, Index row_begin, Index row_end, const T* x, T* y) {
+  constexpr int block = 4;
+  for (Index r = row_begin; r < row_end; r += block) {
+    const Index rows = std::min<Index>(block, row_end - r);
+    for (Index i = r; i < r + rows; ++i) {  // the corner on the diagonal
+      y[i] += s[i * ld + i] * x[i];
+      for (Index c = i + 1; c < r + rows; ++c) {
+        y[i] += s[i * ld + c] * x[c];
+        y[c] += s[i * ld + c] * x[i];
+      }
+    }
+    if (rows == block) {
+      multiply_upper_rows<T, block>(s + r * ld, ld, r + rows, n, x, x + r, y, y + r);
+      continue;
+    }
+    for (Index i = r; i < r + rows; ++i)
+      multiply_upper_rows<T, 1>(s + i * ld, ld, r + rows, n, x, x + i, y, y + i);
+  }
+}
+
 template <class T>
 void pack_cases(
     const T* x, Index num_cases, Index d, Index first, Index count, Fill fill, PanelView<T> out) {
@@ -378,6 +446,7 @@ bool transpose_and_check(const T* a, Index rows, Index cols, int num_threads, T*
   template void multiply_outer(                                                        \
       PanelView<const T>, PanelView<const T>, Index, Index, Index, bool, T*);          \
   template void sum_cases(PanelView<const T>, Index, Index, bool, T*);                 \
+  template void multiply_upper(const T*, Index, Index, Index, Index, const T*, T*);    \
   template void pack_cases(const T*, Index, Index, Index, Index, Fill, PanelView<T>);  \
   template void transpose_panels(PanelView<const T>, Index, Index, PanelView<T>);      \
   template void unpack_cases(PanelView<const T>, Index, T*);                           \

@@ -54,6 +54,14 @@ void sum_cases(PanelView<const T> u, Index row_begin, Index row_end, bool accumu
 // there, or zero.
 enum class Fill { last_case, zero };
 
+// The part of y = S x, S symmetric and given by its upper triangle (n x n, row-major, `ld`), that
+// comes from its rows [row_begin, row_end):
+//   y[r] += sum_{c >= r} S_rc x_c,   y[c] += S_rc x_r for c > r
+// The triangle is read once; 4 flops an element.
+template <class T>
+void multiply_upper(
+    const T* s, Index ld, Index n, Index row_begin, Index row_end, const T* x, T* y);
+
 // Row-major (N x d) -> panels [first, first + count) of (d x N).
 template <class T>
 void pack_cases(

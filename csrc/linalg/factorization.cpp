@@ -2,34 +2,23 @@
 
 #include <Eigen/Cholesky>
 #include <Eigen/Eigenvalues>
+#include <algorithm>
+#include <cmath>
 
 #include "base/parallel.hpp"
+#include "linalg/divide_and_conquer.hpp"
+#include "linalg/tridiagonalization.hpp"
 
 namespace natgrad {
 namespace {
 
 using MatrixXd = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-using Solver = Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd>;
 
 template <class T>
 auto map(const Matrix<T>& m) {
   using Dense = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
   return Eigen::Map<const Dense, 0, Eigen::OuterStride<>>(
       m.data.data(), m.rows, m.cols, Eigen::OuterStride<>(m.ld));
-}
-
-Solver eigen_solver(const Eigen::MatrixXd& s) {
-  Solver solver(s);
-  if (solver.info() != Eigen::Success)
-    throw std::runtime_error("the eigendecomposition of a Kronecker factor did not converge");
-  return solver;
-}
-
-// Eigenvalues of D from those of scale S, ascending.
-template <class T>
-Eigen::VectorXd clip(const Eigen::VectorXd& values, double shift) {
-  const Eigen::VectorXd shifted = values.cwiseMax(0.0).array() + shift;
-  return shifted.cwiseMax(relative_noise<T> * shifted[shifted.size() - 1]);
 }
 
 // The cut of an (n x n) matrix into square tiles; the last ones are smaller.
@@ -44,6 +33,86 @@ struct Tiles {
   static constexpr Index width = 96;
   Index n, count;
 };
+
+// The largest element of S, and S over it, with rows as long as whole panels; S = 0 stays as it is.
+struct Scaled {
+  double factor = 0;
+  Matrix<double> matrix;
+};
+template <class T>
+Scaled scaled_copy(const Matrix<T>& s, int num_threads) {
+  const Index n = s.rows, panels = Panels<double>::count_for(n);
+  Scaled scaled{0.0, Matrix<double>(n, n, panels * Tile<double>::width)};
+  scaled.factor = static_cast<double>(map(s).cwiseAbs().maxCoeff());
+  const double inverse = scaled.factor > 0.0 ? 1.0 / scaled.factor : 0.0;
+  const Tiles tiles(n);
+  parallel_for(tiles.count, num_threads, [&](Index i, int) {
+    for (Index r = tiles.begin(i); r < tiles.begin(i) + tiles.size(i); ++r) {
+      double* out = scaled.matrix.row(r);
+      for (Index c = 0; c < n; ++c) out[c] = inverse * static_cast<double>(s.row(r)[c]);
+      std::fill(out + n, out + scaled.matrix.ld, 0.0);
+    }
+  });
+  return scaled;
+}
+
+// S = sum_i values_i u_i u_i', values ascending.
+class Eigensystem {
+ public:
+  template <class T>
+  Eigensystem(const Matrix<T>& s, int num_threads) {
+    Scaled scaled = scaled_copy(s, num_threads);
+    const Tridiagonalization reduced(scaled.matrix, num_threads);
+    eigen_ = solve_tridiagonal(reduced.diagonal(), reduced.off_diagonal(), num_threads);
+    reduced.multiply_transposed(eigen_.vectors.view(), num_threads);
+    for (double& value : eigen_.values) value *= scaled.factor;
+  }
+  Eigen::Map<const Eigen::VectorXd> values() const {
+    return {eigen_.values.data(), static_cast<Index>(eigen_.values.size())};
+  }
+  // out = u_i
+  template <class T>
+  void copy_vector(Index i, T* out) const {
+    constexpr Index width = Tile<double>::width;
+    const PanelView<const double> view = eigen_.vectors.view();
+    const Index row = eigen_.rows[static_cast<std::size_t>(i)];
+    for (Index c = 0; c < view.rows; ++c)
+      out[c] = static_cast<T>(view.panel(c / width)[row * width + c % width]);
+  }
+  // U diag(values) U', exactly symmetric.
+  Eigen::MatrixXd with_values(const Eigen::VectorXd& values, int num_threads) const {
+    const Tiles tiles(values.size());
+    Eigen::MatrixXd u(tiles.n, tiles.n), scaled(tiles.n, tiles.n), result(tiles.n, tiles.n);
+    parallel_for(tiles.n, num_threads, [&](Index i, int) {
+      copy_vector(i, u.col(i).data());
+      scaled.col(i) = values[i] * u.col(i);
+    });
+    parallel_for(tiles.count * tiles.count, num_threads, [&](Index task, int) {
+      const Index i = task / tiles.count, j = task % tiles.count;
+      if (i > j) return;
+      const auto rows = [&](const Eigen::MatrixXd& m, Index k) {
+        return m.middleRows(tiles.begin(k), tiles.size(k));
+      };
+      const Eigen::MatrixXd block = rows(scaled, i) * rows(u, j).transpose();
+      for (Index c = 0; c < block.cols(); ++c)
+        for (Index r = 0; r < (i == j ? c + 1 : block.rows()); ++r) {
+          const Index row = tiles.begin(i) + r, col = tiles.begin(j) + c;
+          result(row, col) = result(col, row) = block(r, c);
+        }
+    });
+    return result;
+  }
+
+ private:
+  TridiagonalEigen eigen_;
+};
+
+// Eigenvalues of D from those of scale S, ascending.
+template <class T>
+Eigen::VectorXd clip(const Eigen::VectorXd& values, double shift) {
+  const Eigen::VectorXd shifted = values.cwiseMax(0.0).array() + shift;
+  return shifted.cwiseMax(relative_noise<T> * shifted[shifted.size() - 1]);
+}
 
 // out = the symmetric matrix with the block `b` at (first_row, first_col) and its mirror image; a
 // block on the diagonal is read above it.
@@ -128,25 +197,23 @@ double frobenius_norm(const Matrix<T>& s) {
 
 template <class T>
 void shift_matrix(const Matrix<T>& s, ScaleAndShift shifted, double* out) {
-  Eigen::MatrixXd d = shifted.scale * map(s).template cast<double>();
+  Eigen::Map<MatrixXd> d(out, s.rows, s.rows);
   if (is_clipped(s, shifted)) {
-    const Solver solver = eigen_solver(d);
-    const Eigen::MatrixXd& u = solver.eigenvectors();
-    d = u * clip<T>(solver.eigenvalues(), shifted.shift).asDiagonal() * u.transpose();
+    const Eigensystem eigen(s, 1);
+    d = eigen.with_values(clip<T>(shifted.scale * eigen.values(), shifted.shift), 1);
   } else {
+    d = shifted.scale * map(s).template cast<double>();
     d.diagonal().array() += shifted.shift;
   }
-  Eigen::Map<MatrixXd>(out, s.rows, s.rows) = d;
 }
 
 template <class T>
 void invert_shifted(const Matrix<T>& s, ScaleAndShift shifted, int num_threads, Matrix<T>& out) {
   const Index n = s.rows;
   if (is_clipped(s, shifted)) {
-    const Solver solver = eigen_solver(shifted.scale * map(s).template cast<double>());
-    const Eigen::MatrixXd& u = solver.eigenvectors();
-    const Eigen::VectorXd values = clip<T>(solver.eigenvalues(), shifted.shift);
-    store_symmetric(u * values.cwiseInverse().asDiagonal() * u.transpose(), 0, 0, out);
+    const Eigensystem eigen(s, num_threads);
+    const Eigen::VectorXd values = clip<T>(shifted.scale * eigen.values(), shifted.shift);
+    store_symmetric(eigen.with_values(values.cwiseInverse(), num_threads), 0, 0, out);
     return;
   }
   Buffer<double> data(checked_product(n, n, "Kronecker factor"));
@@ -168,12 +235,21 @@ double log_det_shifted(const Matrix<T>& s,
 }
 
 template <class T>
-std::vector<double> eigenvalues(const Matrix<T>& s) {
-  Solver solver(map(s).template cast<double>(), Eigen::EigenvaluesOnly);
+std::vector<double> eigenvalues(const Matrix<T>& s, int num_threads) {
+  Scaled scaled = scaled_copy(s, num_threads);
+  const Tridiagonalization reduced(scaled.matrix, num_threads);
+  const auto vector = [](const std::vector<double>& v) -> Eigen::VectorXd {
+    return Eigen::Map<const Eigen::VectorXd>(v.data(), static_cast<Index>(v.size()));
+  };
+  Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> solver;
+  solver.computeFromTridiagonal(
+      vector(reduced.diagonal()), vector(reduced.off_diagonal()), Eigen::EigenvaluesOnly);
   if (solver.info() != Eigen::Success)
     throw std::runtime_error("the eigenvalues of a Kronecker factor did not converge");
-  const double* values = solver.eigenvalues().data();
-  return {values, values + s.rows};
+  std::vector<double> values(static_cast<std::size_t>(s.rows));
+  for (Index i = 0; i < s.rows; ++i)
+    values[static_cast<std::size_t>(i)] = scaled.factor * solver.eigenvalues()[i];
+  return values;
 }
 
 template <class T>
@@ -189,13 +265,15 @@ void cholesky_lower(const Matrix<T>& s, int num_threads, Matrix<T>& out) {
 }
 
 template <class T>
-void decompose(const Matrix<T>& s, Matrix<T>& vectors_transposed, double* values) {
-  const Solver solver = eigen_solver(map(s).template cast<double>());
-  for (Index k = 0; k < s.rows; ++k) {
-    values[k] = std::max(0.0, solver.eigenvalues()[k]);
-    for (Index i = 0; i < s.rows; ++i)
-      vectors_transposed.row(k)[i] = static_cast<T>(solver.eigenvectors()(i, k));
-  }
+void decompose(const Matrix<T>& s, int num_threads, Matrix<T>& vectors_transposed, double* values) {
+  const Eigensystem eigen(s, num_threads);
+  const Tiles tiles(s.rows);
+  parallel_for(tiles.count, num_threads, [&](Index i, int) {
+    for (Index k = tiles.begin(i); k < tiles.begin(i) + tiles.size(i); ++k) {
+      values[k] = std::max(0.0, eigen.values()[k]);
+      eigen.copy_vector(k, vectors_transposed.row(k));
+    }
+  });
 }
 
 template <class T>
@@ -245,9 +323,9 @@ bool cholesky_upper(Eigen::Ref<Eigen::MatrixXd> a, int num_threads) {
   template void shift_matrix(const Matrix<T>&, ScaleAndShift, double*);                         \
   template void invert_shifted(const Matrix<T>&, ScaleAndShift, int, Matrix<T>&);               \
   template double log_det_shifted(const Matrix<T>&, ScaleAndShift, const std::vector<double>&); \
-  template std::vector<double> eigenvalues(const Matrix<T>&);                                   \
+  template std::vector<double> eigenvalues(const Matrix<T>&, int);                              \
   template void cholesky_lower(const Matrix<T>&, int, Matrix<T>&);                              \
-  template void decompose(const Matrix<T>&, Matrix<T>&, double*);                               \
+  template void decompose(const Matrix<T>&, int, Matrix<T>&, double*);                          \
   template void rotate_diagonal(                                                                \
       const BasisChange<T>&, const BasisChange<T>&, const Matrix<T>&, Matrix<T>&);
 NATGRAD_INSTANTIATE(float)

@@ -1,6 +1,6 @@
-// Inverses and eigenbases of symmetric positive semi-definite matrices, in double whatever T is:
-// Eigen's decompositions, of tiles where the matrix is shared by threads. What takes no number of
-// threads runs on the calling one; callers hand out the matrices.
+// Inverses and eigenbases of symmetric positive semi-definite matrices, in double whatever T is, on
+// tiles that threads share. What takes no number of threads runs on the calling one. The bits do not
+// depend on threads.
 #pragma once
 
 #include <Eigen/Core>
@@ -43,17 +43,18 @@ void invert_shifted(const Matrix<T>& s, ScaleAndShift d, int num_threads, Matrix
 template <class T>
 double log_det_shifted(const Matrix<T>& s, ScaleAndShift d, const std::vector<double>& values);
 
-// Eigenvalues of S, ascending; rounding may leave some below 0.
+// Eigenvalues of S, ascending; rounding may leave some below 0. 4 n^3 / 3 flops.
 template <class T>
-std::vector<double> eigenvalues(const Matrix<T>& s);
+std::vector<double> eigenvalues(const Matrix<T>& s, int num_threads);
 
 // out = L (n x n) with S = L L', zero above the diagonal, for positive definite S; throws if S is not.
 template <class T>
 void cholesky_lower(const Matrix<T>& s, int num_threads, Matrix<T>& out);
 
-// S = U diag(values) U': out = U' (n x n, a row is an eigenvector), values ascending.
+// S = U diag(values) U': U' (n x n, a row is an eigenvector), values ascending and >= 0. Up to
+// 14 n^3 / 3 flops.
 template <class T>
-void decompose(const Matrix<T>& s, Matrix<T>& vectors_transposed, double* values);
+void decompose(const Matrix<T>& s, int num_threads, Matrix<T>& vectors_transposed, double* values);
 
 // Both bases transposed, a row is a vector.
 template <class T>
