@@ -52,10 +52,14 @@ class Lockstep {
       solves_[static_cast<std::size_t>(k)].begin(b + k * a_.size());
     do {
       poll();
-      if (preconditioner_)
-        multiply(*preconditioner_, [](CgNeed n) { return n == CgNeed::preconditioned_residual; });
-    } while (multiply(
-        a_, [](CgNeed n) { return n == CgNeed::product_of_x || n == CgNeed::product_of_p; }));
+      // more than once where a solve learns the unit of the preconditioner
+      while (preconditioner_ && multiply(*preconditioner_, [](CgNeed n) {
+               return n == CgNeed::preconditioned_residual;
+             })) {
+      }
+    } while (multiply(a_, [](CgNeed n) {
+      return n == CgNeed::product_of_x || n == CgNeed::product_of_p || n == CgNeed::product_of_q;
+    }));
     std::vector<CgSummary> summaries;
     for (const Recurrence<T>& solve : solves_) summaries.push_back(solve.summary());
     return summaries;
@@ -97,36 +101,46 @@ class Lockstep {
     for (Recurrence<T>& solve : solves_)
       if (wanted(solve.need())) (solve.alone() ? alone_ : waiting_).push_back(&solve);
     if (waiting_.empty() && alone_.empty()) return false;
-    if (!waiting_.empty()) multiply_together(op);
-    for (Recurrence<T>* solve : alone_) op.apply_block(solve->input(), 1, solve->output());
+    try {
+      if (!waiting_.empty())
+        multiply_together(op, waiting_.data(), static_cast<Index>(waiting_.size()));
+      for (Recurrence<T>*& solve : alone_) multiply_together(op, &solve, 1);
+    } catch (const Interrupted&) {
+      for (Recurrence<T>& solve : solves_) solve.interrupt();
+      return true;
+    }
     for (const auto* solves : {&waiting_, &alone_})
       for (Recurrence<T>* solve : *solves) solve->advance();
     return true;
   }
 
-  // Products of the solves in waiting_, as one block.
-  void multiply_together(LinearOperator<T>& op) {
-    const auto count = static_cast<Index>(waiting_.size());
-    if (is_contiguous()) {
-      op.apply_block(waiting_.front()->input(), count, waiting_.front()->output());
-    } else {
-      if (staged_input_.size() == 0) {
-        staged_input_ = Buffer<T>(num_columns_ * op.size());
-        staged_output_ = Buffer<T>(num_columns_ * op.size());
-      }
-      for (Index k = 0; k < count; ++k)
-        vectors_.copy(at(k).input(), staged_input_.data() + k * op.size());
-      op.apply_block(staged_input_.data(), count, staged_output_.data());
-      for (Index k = 0; k < count; ++k)
-        vectors_.copy(staged_output_.data() + k * op.size(), at(k).output());
+  // Products of `count` solves as one block, where they are or by way of the stage.
+  void multiply_together(LinearOperator<T>& op, Recurrence<T>* const* solves, Index count) {
+    if (is_in_place(solves, count)) {
+      op.apply_block(solves[0]->input(), count, solves[0]->output());
+      return;
     }
+    if (staged_input_.size() == 0) {
+      staged_input_ = Buffer<T>(num_columns_ * op.size());
+      staged_output_ = Buffer<T>(num_columns_ * op.size());
+    }
+    for (Index k = 0; k < count; ++k)
+      move(solves[k]->unit().factor_in(), solves[k]->input(), staged_input_.data() + k * op.size());
+    op.apply_block(staged_input_.data(), count, staged_output_.data());
+    for (Index k = 0; k < count; ++k)
+      move(solves[k]->unit().factor_out(),
+           staged_output_.data() + k * op.size(),
+           solves[k]->output());
   }
 
-  Recurrence<T>& at(Index k) { return *waiting_[static_cast<std::size_t>(k)]; }
-  bool is_contiguous() {
-    for (Index k = 1; k < static_cast<Index>(waiting_.size()); ++k)
-      if (at(k).input() != at(0).input() + k * a_.size() ||
-          at(k).output() != at(0).output() + k * a_.size())
+  void move(double factor, const T* x, T* y) {
+    factor == 1.0 ? vectors_.copy(x, y) : vectors_.scale(factor, x, y);
+  }
+
+  bool is_in_place(Recurrence<T>* const* solves, Index count) const {
+    for (Index k = 0; k < count; ++k)
+      if (!solves[k]->unit().is_one() || solves[k]->input() != solves[0]->input() + k * a_.size() ||
+          solves[k]->output() != solves[0]->output() + k * a_.size())
         return false;
     return true;
   }

@@ -20,11 +20,14 @@ namespace natgrad {
 //                      Martens' Hessian-free code; or |r| <= atol
 //   trust_radius       the next iterate would have |x| > trust_radius: x is where the step crosses
 //                      the sphere (Steihaug 1983, Toint 1981). Starts must lie within.
-// b is scaled to a length near 1, so that inner products neither under- nor overflow. r is computed
-// from x every 50 iterations, before `converged` is returned and at the end; an accuracy out of
-// reach of T is `stagnated`. A stop for a bad preconditioner leaves the last iterate in x, one for
-// negative curvature as well, or with a finite trust_radius the point of the sphere in that
-// direction. x is never worse in the quadratic than the start.
+// Everything is scaled by powers of two, so that no number leaves the range of T but x itself:
+// `out_of_range` then, and x is shrunk or rounded to what T holds. r is computed from x every 50
+// iterations, before `converged` is returned and at the end. An accuracy out of reach of T is
+// `stagnated`. `negative_curvature` and `indefinite_preconditioner` are never said of what rounding
+// could have done; `singular` is A + damping I without curvature along a direction of b, or so to
+// rounding. x then is the iterate of least smoothed residual, for a bad preconditioner or negative
+// curvature the last one, or with a finite trust_radius the point of the sphere in that direction. x
+// is never worse in the quadratic than the start.
 // `iterates`, for K = 1, receives the iterates i = ceil(5 1.3^j), j = 0, 1, .. and the last one.
 // One iteration costs one product and about 10 P flops for each column.
 template <class T>

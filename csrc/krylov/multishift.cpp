@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "krylov/rounding.hpp"
+#include "krylov/units.hpp"
+
 namespace natgrad {
 namespace {
 
@@ -10,12 +13,14 @@ namespace {
 //   r_j = zeta_j r,  ratio_j = zeta_j / (zeta_j one iteration ago),  p_j = zeta_j direction
 // so nothing under- or overflows but zeta_j, whose system has then long converged.
 struct Shift {
-  Index place;  // in the caller's order
-  double damping;
+  Index place;     // in the caller's order
+  double damping;  // in units
   double zeta = 1.0, ratio = 1.0;
   double phi = 0.0;
 };
 
+// b and r are in units of the power of two next to |b|, A and the dampings in those of `OperatorUnit`, x
+// in the quotient, until the end.
 template <class T>
 class Run {
  public:
@@ -42,19 +47,20 @@ class Run {
     steps_.reserve(m);
     for (Index j = 0; j < count(); ++j) vectors_.fill(T(0), this->x(j));
     b_norm_ = vectors_.norm(b);
-    if (b_norm_ == 0.0 || !std::isfinite(b_norm_)) return;
-    unit_ = std::exp2(std::max(-1000.0, std::round(std::log2(b_norm_))));
-    floor_ = 0.01 * static_cast<double>(std::numeric_limits<T>::epsilon()) * b_norm_ / unit_;
+    if (b_norm_ == 0.0 || std::isnan(b_norm_)) return;
+    b_exponent_ = std::clamp(exponent_of(log2_of(vectors_, b, b_norm_)), -1000, 1022);
+    unit_ = std::exp2(b_exponent_);
     vectors_.scale(1.0 / unit_, b, b_.data());
-    tolerance_ = std::max(options.atol, options.rtol * b_norm_) / unit_;
-    for (std::size_t j = 0; j < m; ++j) active_.push_back({static_cast<Index>(j), dampings[j]});
+    b_norm_ = vectors_.norm(b_.data());
+    tolerance_ = std::max(options.atol / unit_, options.rtol * b_norm_);
+    for (Index j = 0; j < count(); ++j) active_.push_back({j, damping(j)});
     std::stable_sort(active_.begin(), active_.end(), [](const Shift& u, const Shift& v) {
       return u.damping < v.damping;
     });
   }
 
   MultishiftSummary solve() {
-    if (!std::isfinite(b_norm_)) {
+    if (std::isnan(b_norm_)) {
       for (CgSummary& shift : summary_.shifts) {
         shift.status = CgStatus::non_finite;
         shift.residual_norm = shift.quadratic = std::numeric_limits<double>::quiet_NaN();
@@ -69,8 +75,13 @@ class Run {
       start();
       iterate();
     }
-    options_.verify ? verify() : verify_base();
-    for (Index j = 0; j < count(); ++j) scale_back(j);
+    options_.verify || has_broken_down_ ? verify() : verify_base();
+    for (Index j = 0; j < count(); ++j) {
+      fit(j);
+      vectors_.scale_by_power(x_exponent(), x(j), x(j));
+      summary(j).residual_norm *= unit_;
+      summary(j).quadratic = value_of(summary(j).quadratic);
+    }
     return summary_;
   }
 
@@ -79,31 +90,34 @@ class Run {
   T* x(Index place) { return x_ + place * size_; }
   T* direction(Index place) { return directions_.data() + place * size_; }
   CgSummary& summary(Index place) { return summary_.shifts[static_cast<std::size_t>(place)]; }
+  int x_exponent() const { return b_exponent_ - a_unit_.exponent(); }
+  double value_of(double phi) const { return std::ldexp(phi, b_exponent_ + x_exponent()); }
+  double damping(Index place) const {
+    return std::ldexp(dampings_[static_cast<std::size_t>(place)], -a_unit_.exponent());
+  }
 
-  // x in the caller's units, shortened where T cannot hold it:  b - A (t x) = (1 - t) b + t r.
-  void scale_back(Index j) {
-    constexpr double top = static_cast<double>(std::numeric_limits<T>::max());
-    CgSummary& record = summary(j);
-    const double own = vectors_.norm(x(j)), length = unit_ * own;
-    const bool fits = length <= 0.5 * top;
-    const double ratio = fits ? 1.0 : (std::isfinite(length) ? 0.25 * top / length : 0.0);
-    if (ratio > 0.0) {
-      vectors_.scale(ratio * unit_, x(j), x(j));
-    } else {
-      vectors_.fill(T(0), x(j));
+  // y = A v; false if that was interrupted.
+  bool multiply(const T* v, T* y) {
+    ++summary_.matvecs;
+    try {
+      if (a_unit_.is_one()) {
+        a_.apply(v, y);
+        return true;
+      }
+      if (staged_.size() == 0) staged_ = Buffer<T>(size_);
+      vectors_.scale(a_unit_.factor_in(), v, staged_.data());
+      a_.apply(staged_.data(), y);
+    } catch (const Interrupted&) {
+      return false;
     }
-    record.residual_norm *= unit_ * ratio;
-    record.residual_norm += (1.0 - ratio) * b_norm_;
-    record.quadratic = unit_ * (unit_ * ratio * record.quadratic);
-    if (fits && std::abs(vectors_.norm(x(j)) / unit_ - own) <= 1e-6 * own) return;
-    if (fits) record.residual_norm = std::hypot(record.residual_norm, b_norm_);
-    record.status = CgStatus::out_of_range;
+    vectors_.scale(a_unit_.factor_out(), y, y);
+    return true;
   }
 
   // x = 0 and p = r = b for every active shift.
   void start() {
     vectors_.copy(b_.data(), r_.data());
-    rr_ = vectors_.dot(r_.data(), r_.data());
+    rr_ = pp_ = vectors_.dot(r_.data(), r_.data());
     for (Shift& shift : active_) {
       shift = {shift.place, shift.damping};
       vectors_.fill(T(0), x(shift.place));
@@ -115,14 +129,15 @@ class Run {
   }
 
   void iterate() {
+    // Further iterations could not be checked.
+    const double least = std::max(tolerance_, Rounding<T>::exhausted * b_norm_);
     while (!active_.empty()) {
       if (iterations_ >= options_.max_iter) return stop_all(CgStatus::max_iterations);
       // Without its first system the run has another base.
       if (!step()) return;
-      stop_where([&](const Shift& s) { return s.zeta * std::sqrt(rr_) <= tolerance_; },
+      stop_where([&](const Shift& s) { return s.zeta * std::sqrt(rr_) <= least; },
                  CgStatus::converged);
       if (active_.empty()) return;
-      if (std::sqrt(rr_) <= floor_) return stop_all(CgStatus::stagnated);
       const CgSignal signal = poll();
       if (signal == CgSignal::stop) return stop_all(CgStatus::stopped);
       if (signal == CgSignal::interrupt) return stop_all(CgStatus::interrupted);
@@ -132,45 +147,62 @@ class Run {
   // One iteration of all shifts; false if the base has to be given up.
   bool step() {
     const Shift base = active_.front();
-    a_.apply(direction(base.place), q_.data());
-    ++summary_.matvecs;
-    const double curvature = vectors_.shifted_dot(base.damping, direction(base.place), q_.data());
+    const T* p = direction(base.place);
+    if (!multiply(p, q_.data())) return give_up(CgStatus::interrupted);
+    if (!a_unit_.is_known() && learn_unit(base)) return step();
+    const double curvature = vectors_.shifted_dot(base.damping, p, q_.data());
     const double alpha = rr_ / curvature;
-    if ((iterations_ & (iterations_ - 1)) == 0) {
-      const double p = vectors_.norm(direction(base.place)), q = vectors_.norm(q_.data());
-      if (p > 0.0 && std::isfinite(q / p)) a_norm_ = std::max(a_norm_, q / p);
+    if (!std::isfinite(curvature)) return give_up(CgStatus::non_finite);
+    top_ = std::max(top_, curvature / pp_);
+    const bool is_doubtful =
+        !(curvature > Rounding<T>::of_product * top_ * pp_) || !std::isfinite(alpha);
+    if (is_doubtful || iterations_ >= next_measured_) {
+      next_measured_ = std::max<Index>(1, 4 * iterations_);
+      const double length = vectors_.norm(p);
+      a_norm_ = std::max(a_norm_, vectors_.norm(q_.data()) / length + base.damping);
+      // Of length p, relative to the residual: the step is rounding itself.
+      const double least = Rounding<T>::eps * a_norm_ * length * std::sqrt(rr_);
+      const bool is_flat = is_doubtful && !(curvature > least && std::isfinite(alpha));
+      // The rounding of A x is longer than b.
+      if (is_flat || Rounding<T>::eps * a_norm_ * vectors_.norm(x(base.place)) > b_norm_) {
+        break_down(base.damping, curvature, length);
+        return false;
+      }
     }
-    if (!std::isfinite(curvature)) {
-      stop_all(CgStatus::non_finite);
-      return false;
-    }
-    constexpr double eps = static_cast<double>(std::numeric_limits<T>::epsilon());
-    steepest_ = std::max(steepest_, curvature / rr_);
-    // A step so long that A x would be nothing but rounding errors: its curvature is one.
-    const bool is_flat =
-        curvature / rr_ <= 100.0 * eps * steepest_ &&
-        alpha * vectors_.norm(direction(base.place)) * eps * a_norm_ > b_norm_ / unit_;
-    const bool diverges = std::sqrt(rr_) * unit_ * eps > b_norm_;
-    if (curvature <= 0.0 || !std::isfinite(alpha) || is_flat || diverges) {
-      const double p = vectors_.norm(direction(base.place)), q = vectors_.norm(q_.data());
-      a_norm_ = std::max(a_norm_, p > 0.0 ? q / p : 0.0);
-      const double noise = 16.0 * eps * (a_norm_ + base.damping) * p * p;
-      const auto is_refuted = [&](const Shift& s) {
-        return s.place == base.place || curvature + (s.damping - base.damping) * p * p <= 0.0;
-      };
-      stop_where(is_refuted,
-                 curvature < -noise ? CgStatus::negative_curvature : CgStatus::singular);
-      return false;
-    }
-    const double rr =
-        vectors_.residual_update(alpha, base.damping, direction(base.place), q_.data(), r_.data());
-    if (!std::isfinite(rr)) {
-      stop_all(CgStatus::non_finite);
-      return false;
-    }
+    const double rr = vectors_.residual_update(alpha, base.damping, p, q_.data(), r_.data());
+    if (!std::isfinite(rr)) return give_up(CgStatus::non_finite);
     update_shifts(base.damping, alpha, rr);
     ++iterations_;
     return true;
+  }
+
+  bool learn_unit(const Shift& base) {
+    const double greatest = std::log2(*std::max_element(dampings_.begin(), dampings_.end()));
+    const double least = std::log2(dampings_[static_cast<std::size_t>(base.place)]);
+    const double length = vectors_.norm(direction(base.place));
+    if (!a_unit_.learn(length, vectors_.norm(q_.data()), least, greatest)) return false;
+    for (Shift& s : active_) s.damping = damping(s.place);
+    return true;
+  }
+
+  // The base is not definite along its direction p: nor are shifts that are hardly larger.
+  void break_down(double base_damping, double curvature, double length) {
+    has_broken_down_ = true;
+    // Products that are rounding tell nothing of |A|, but those of them do.
+    const double q_norm = vectors_.norm(q_.data());
+    if (q_norm > 0.0 && multiply(q_.data(), r_.data())) {
+      const double found = vectors_.norm(r_.data()) / q_norm;
+      if (found > a_norm_) a_norm_ = found;
+    }
+    const double scale = a_norm_ * length * length;
+    for (const bool is_negative : {true, false}) {
+      const double bound = is_negative ? -Rounding<T>::of_product : Rounding<T>::eps;
+      const auto is_refuted = [&](const Shift& s) {
+        const double own = curvature + (s.damping - base_damping) * length * length;
+        return own < bound * scale || (!is_negative && s.damping <= base_damping);
+      };
+      stop_where(is_refuted, is_negative ? CgStatus::negative_curvature : CgStatus::singular);
+    }
   }
 
   // With n the iteration and alpha, beta those of the base:
@@ -188,6 +220,7 @@ class Run {
     }
     vectors_.shifted_updates(r_.data(), steps_.data(), static_cast<Index>(steps_.size()));
     last_alpha_ = alpha;
+    pp_ = rr + beta_ * beta_ * pp_;
     rr_ = rr;
   }
 
@@ -203,6 +236,10 @@ class Run {
   void stop_all(CgStatus status) {
     stop_where([](const Shift&) { return true; }, status);
   }
+  bool give_up(CgStatus status) {
+    stop_all(status);
+    return false;
+  }
 
   void stop(const Shift& s, CgStatus status) {
     CgSummary& record = summary(s.place);
@@ -210,7 +247,8 @@ class Run {
     record.iterations = iterations_;
     record.residual_norm = s.zeta * std::sqrt(rr_);
     // r may be lost with the product.
-    record.quadratic = status == CgStatus::non_finite ? s.phi : quadratic(s.place, s.zeta);
+    const bool is_lost = status == CgStatus::non_finite || has_broken_down_;
+    record.quadratic = is_lost ? s.phi : quadratic(s.place, s.zeta);
   }
 
   // -x'(b + zeta r) / 2
@@ -222,38 +260,74 @@ class Run {
     if (!options_.poll) return CgSignal::go_on;
     for (Index j = 0; j < count(); ++j) {
       residual_norms_[static_cast<std::size_t>(j)] = unit_ * summary(j).residual_norm;
-      quadratics_[static_cast<std::size_t>(j)] = unit_ * (unit_ * summary(j).quadratic);
+      quadratics_[static_cast<std::size_t>(j)] = value_of(summary(j).quadratic);
     }
     for (const Shift& s : active_) {
       residual_norms_[static_cast<std::size_t>(s.place)] = unit_ * s.zeta * std::sqrt(rr_);
-      quadratics_[static_cast<std::size_t>(s.place)] = unit_ * (unit_ * s.phi);
+      quadratics_[static_cast<std::size_t>(s.place)] = value_of(s.phi);
     }
     return options_.poll({iterations_, count(), residual_norms_.data(), quadratics_.data()});
   }
 
-  // True residuals; the products take the place of the directions.
-  void verify() {
-    a_.apply_block(x_, count(), directions_.data());
-    summary_.matvecs += count();
-    for (Index j = 0; j < count(); ++j) {
-      CgSummary& record = summary(j);
-      const double damping = dampings_[static_cast<std::size_t>(j)];
-      const double rr =
-          vectors_.replace_residual(1.0, b_.data(), damping, x(j), direction(j), r_.data())[0];
-      if (!std::isfinite(rr)) continue;
-      record.residual_norm = std::sqrt(rr);
-      record.quadratic = quadratic(j, 1.0);
-      judge(record);
-    }
+  // The residual of x_j, of a product with it in y; false, and nothing is changed, if that is not finite.
+  bool record_residual(Index j, const T* y) {
+    const double rr = vectors_.replace_residual(1.0, b_.data(), damping(j), x(j), y, r_.data())[0];
+    if (!std::isfinite(rr)) return false;
+    summary(j).residual_norm = std::sqrt(rr);
+    summary(j).quadratic = quadratic(j, 1.0);
+    return true;
   }
 
-  void judge(CgSummary& record) const {
-    const bool may_be_met =
-        record.status == CgStatus::stagnated || record.status == CgStatus::singular;
-    if (record.status == CgStatus::converged && record.residual_norm > 2.0 * tolerance_)
+  // What a residual that was computed from x says about the status.
+  void judge(Index j) {
+    CgSummary& record = summary(j);
+    const double norm = record.residual_norm;
+    if (record.status == CgStatus::converged && norm > 2.0 * tolerance_)
       record.status = CgStatus::stagnated;
-    else if (may_be_met && record.residual_norm <= tolerance_)
-      record.status = CgStatus::converged;
+    const bool is_blamed =
+        record.status == CgStatus::singular || record.status == CgStatus::negative_curvature;
+    const double rounding = Rounding<T>::of_product * (a_norm_ * vectors_.norm(x(j)) + b_norm_);
+    if (is_blamed && norm <= rounding)
+      record.status = norm <= tolerance_ ? CgStatus::converged : CgStatus::stagnated;
+    // There is no least quadratic, and x = 0 has the lesser residual, or one that is not rounding.
+    const bool is_noise = norm > 0.5 * b_norm_ && 0.1 * rounding > b_norm_;
+    const bool is_worse = (norm > b_norm_ || is_noise) && (record.status == CgStatus::singular ||
+                                                           record.status == CgStatus::stagnated);
+    if (is_worse || record.quadratic > 0.0) reset(j);
+  }
+
+  void reset(Index j) {
+    vectors_.fill(T(0), x(j));
+    summary(j).residual_norm = b_norm_;
+    summary(j).quadratic = 0.0;
+  }
+
+  // True residuals of all; the products take the place of the directions.
+  void verify() {
+    if (!multiply_all()) return interrupt();
+    for (Index j = 0; j < count(); ++j)
+      if (record_residual(j, direction(j))) judge(j);
+  }
+
+  bool multiply_all() {
+    if (!a_unit_.is_one()) {
+      for (Index j = 0; j < count(); ++j)
+        if (!multiply(x(j), direction(j))) return false;
+      return true;
+    }
+    summary_.matvecs += count();
+    try {
+      a_.apply_block(x_, count(), directions_.data());
+    } catch (const Interrupted&) {
+      return false;
+    }
+    return true;
+  }
+
+  // What was to be verified was not.
+  void interrupt() {
+    for (CgSummary& record : summary_.shifts)
+      if (record.status == CgStatus::converged) record.status = CgStatus::interrupted;
   }
 
   // The true residual of the smallest damping, of which r is the one of the recurrence. What rounding
@@ -264,19 +338,36 @@ class Run {
     const Index place = static_cast<Index>(least - dampings_.begin());
     const CgSummary base = summary(place);
     const double length = vectors_.norm(x(place));
-    const bool is_over = base.status == CgStatus::converged ||
-                         base.status == CgStatus::max_iterations ||
-                         base.status == CgStatus::stagnated;
+    const bool is_over =
+        base.status == CgStatus::converged || base.status == CgStatus::max_iterations;
     if (!is_over || !(length > 0.0) || !std::isfinite(length)) return;
-    a_.apply(x(place), direction(place));
-    ++summary_.matvecs;
-    const double error =
-        vectors_.replace_residual(1.0, b_.data(), *least, x(place), direction(place), r_.data())[1];
+    if (!multiply(x(place), q_.data())) return interrupt();
+    const double error = vectors_.replace_residual(
+        1.0, b_.data(), damping(place), x(place), q_.data(), r_.data())[1];
     for (Index j = 0; std::isfinite(error) && j < count(); ++j) {
       CgSummary& record = summary(j);
       record.residual_norm = std::hypot(record.residual_norm, error * vectors_.norm(x(j)) / length);
-      judge(record);
+      judge(j);
     }
+  }
+
+  // x_j and its record as T can hold them in the caller's units.
+  void fit(Index j) {
+    const Fit fit = fit_to_range(vectors_, x_exponent(), x(j));
+    CgSummary& record = summary(j);
+    const bool is_asked_for =
+        record.status == CgStatus::stopped || record.status == CgStatus::interrupted;
+    // A damping so far above the others that x_j is below the normal numbers in the unit of all.
+    const bool is_faint = record.status == CgStatus::converged &&
+                          vectors_.largest(x(j)) < std::numeric_limits<T>::min() / Rounding<T>::eps;
+    if (fit == Fit::exact && !is_faint) return;
+    const bool is_known =
+        fit != Fit::lost && multiply(x(j), q_.data()) && record_residual(j, q_.data());
+    if (!is_known) reset(j);
+    const bool is_off =
+        record.status == CgStatus::converged && record.residual_norm > 2.0 * tolerance_;
+    if (!is_asked_for && (is_off || fit == Fit::overflowed || fit == Fit::lost))
+      record.status = CgStatus::out_of_range;
   }
 
   LinearOperator<T>& a_;
@@ -285,15 +376,19 @@ class Run {
   const std::vector<double>& dampings_;
   Index size_;
   Vectors<T> vectors_;
-  Buffer<T> b_, r_, q_;        // (P,); in units of the power of two next to |b|, as x until the end
+  Buffer<T> b_, r_, q_;        // (P,)
+  Buffer<T> staged_;           // (P,), where A has a unit
   Buffer<T> directions_;       // (m x P)
   std::vector<Shift> active_;  // by damping; the first is the base
   std::vector<ShiftedStep<T>> steps_;
   std::vector<double> residual_norms_, quadratics_;
+  OperatorUnit<T> a_unit_;
+  int b_exponent_ = 0;
   double b_norm_ = 0.0, unit_ = 1.0, tolerance_ = 0.0;
-  double rr_ = 0.0, last_alpha_ = 1.0, beta_ = 0.0;
-  double floor_ = 0.0, a_norm_ = 0.0, steepest_ = 0.0;  // see Recurrence
-  Index iterations_ = 0;
+  double rr_ = 0.0, pp_ = 0.0, last_alpha_ = 1.0, beta_ = 0.0;  // pp = p'p, by the recurrence
+  double a_norm_ = 0.0, top_ = 0.0;  // |A + damping I| of the base, greatest curvature / pp
+  Index iterations_ = 0, next_measured_ = 0;
+  bool has_broken_down_ = false;
   MultishiftSummary summary_;
 };
 

@@ -30,8 +30,10 @@ struct MultishiftSummary {
 // max(rtol |b|, atol) and costs nothing any more. residual_norm is that of the recurrence; with
 // `verify` it is computed from x by one block product, and a shift that is off by more than a
 // factor 2 of its tolerance is `stagnated`.
-// If A + dampings_j I is found not to be positive definite, shift j stops with its last iterate and
-// the larger dampings, where they are not refuted by the same direction, start again without it.
+// If A + dampings_j I is found not to be positive definite, or singular to rounding, shift j stops with
+// its last iterate and the larger dampings, where they are not refuted by the same direction, start
+// again without it; all residuals are then computed from x. Units and verdicts are those of
+// conjugate_gradients.
 // One iteration costs one product, 6 P flops, and 4 P for each shift that has not stopped.
 template <class T>
 MultishiftSummary multishift_conjugate_gradients(LinearOperator<T>& a,

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "krylov/rounding.hpp"
+
 namespace natgrad {
 namespace {
 
@@ -21,37 +23,27 @@ constexpr double progress_per_iteration = 5e-4;
 Index look_back(Index i) {
   return std::max<Index>(10, (i + 9) / 10);
 }
-constexpr double kept_ratio = 1.3;
-// Of eps |b|: the residual of the recurrence goes on falling where the true one no longer does.
-constexpr double floor_ratio = 0.01;
-// Of eps |A| |p|^2, the rounding of p'A p.
-constexpr double curvature_noise = 16.0;
-// Of the tolerance, for a smoothed residual: rounding must not lift the true one above it.
-constexpr double smoothed_margin = 0.99;
 
 }  // namespace
 
 template <class T>
 void Recurrence<T>::begin(const T* b) {
   b_ = b;
-  b_norm_ = vectors_.norm(b);
+  const double length = vectors_.norm(b);
   if (options_.zero_start) vectors_.fill(T(0), w_.x);
-  if (!std::isfinite(b_norm_)) return give_up(CgStatus::non_finite);
-  if (b_norm_ == 0.0) {
+  if (std::isnan(length)) return give_up(CgStatus::non_finite);
+  if (length == 0.0) {
     vectors_.fill(T(0), w_.x);
     summary_.status = CgStatus::converged;
     return done();
   }
   const double x_norm = options_.zero_start ? 0.0 : vectors_.norm(w_.x);
-  scale_units(x_norm);
-  start_is_zero_ = x_norm == 0.0;
-  if (start_is_zero_) {
-    vectors_.scale(1.0 / unit_, b, w_.r);
-    rr_ = vectors_.dot(w_.r, w_.r);
-    return started();
-  }
-  vectors_.scale(1.0 / unit_, w_.x, w_.x);
-  vectors_.fill(T(0), w_.r);
+  b_length_ = log2_of(vectors_, b, length);
+  start_length_ = log2_of(vectors_, w_.x, x_norm);
+  start_is_zero_ = residual_is_true_ = x_norm == 0.0;
+  choose_units();
+  if (start_is_zero_) return started();
+  vectors_.scale_by_power(-x_exponent(), w_.x, w_.x);
   wait(CgNeed::product_of_x, &Recurrence<T>::started_from_x);
 }
 
@@ -63,7 +55,14 @@ void Recurrence<T>::stop(CgStatus status) {
 template <class T>
 const T* Recurrence<T>::input() const {
   if (need_ == CgNeed::preconditioned_residual) return w_.r;
+  if (need_ == CgNeed::product_of_q) return w_.q;
   return need_ == CgNeed::product_of_x ? w_.x : w_.p;
+}
+
+template <class T>
+T* Recurrence<T>::output() const {
+  if (need_ == CgNeed::product_of_q) return w_.r;
+  return need_ == CgNeed::preconditioned_residual ? w_.z : w_.q;
 }
 
 template <class T>
@@ -73,51 +72,80 @@ void Recurrence<T>::wait(CgNeed need, Continuation next) {
 }
 
 template <class T>
-void Recurrence<T>::done() {
-  ending_ = true;
-  keep_last();
-  wait(CgNeed::nothing, nullptr);
+void Recurrence<T>::choose_units() {
+  constexpr double top = static_cast<double>(std::numeric_limits<T>::max());
+  // A start much larger than b, and its product, must stay within the range of T as well.
+  const double start = start_length_ + a_unit_.exponent() - 0.5 * std::log2(top);
+  b_exponent_ = std::clamp(exponent_of(std::max(b_length_, start)), -1000, 1022);
+  unit_ = std::exp2(b_exponent_);
+  shift_ = std::ldexp(options_.damping, -a_unit_.exponent());
+  vectors_.scale(1.0 / unit_, b_, w_.r);
+  rr_ = vectors_.dot(w_.r, w_.r);
+  b_norm_ = std::sqrt(rr_);
+  tolerance_ = options_.atol / unit_;
+  if (options_.stopping == CgStopping::residual)
+    tolerance_ = std::max(tolerance_, options_.rtol * b_norm_);
+  ball_.set(options_.trust_radius, x_exponent());
 }
 
 template <class T>
-void Recurrence<T>::scale_units(double x_norm) {
-  // A start much larger than b must stay within the range of T as well.
-  const double top = static_cast<double>(std::numeric_limits<T>::max());
-  const double length = std::max(b_norm_, x_norm / std::sqrt(top));
-  // 1 / unit is finite.
-  if (std::isfinite(length)) unit_ = std::exp2(std::max(-1000.0, std::round(std::log2(length))));
-  tolerance_ = options_.atol / unit_;
-  if (options_.stopping == CgStopping::residual)
-    tolerance_ = std::max(tolerance_, options_.rtol * b_norm_ / unit_);
-  floor_ = floor_ratio * static_cast<double>(std::numeric_limits<T>::epsilon()) * b_norm_ / unit_;
-  is_bounded_ = std::isfinite(options_.trust_radius);
-  // No further than x and its square can be represented, in either unit.
-  const double largest = std::min(0.25 * top / std::max(unit_, 1.0), 1e150);
-  radius_ = std::min(options_.trust_radius / unit_, largest);
+bool Recurrence<T>::learn_unit(const T* v) {
+  if (a_unit_.is_known()) return false;
+  // |x| <= radius is about what a damping |b| / radius does.
+  const double damping = std::log2(options_.damping);
+  const double bound = b_length_ - std::log2(options_.trust_radius);
+  return a_unit_.learn(vectors_.norm(v), vectors_.norm(w_.q), damping, std::max(damping, bound));
 }
 
 template <class T>
 double Recurrence<T>::refresh() {
   ++summary_.matvecs;
-  const auto [square, drift] =
-      vectors_.replace_residual(1.0 / unit_, b_, options_.damping, w_.x, w_.q, w_.r);
+  const auto [square, drift] = vectors_.replace_residual(1.0 / unit_, b_, shift_, w_.x, w_.q, w_.r);
+  if (!std::isfinite(square)) return std::numeric_limits<double>::quiet_NaN();
   rr_ = square;
   residual_is_true_ = true;
-  return drift;
+  // r may have held anything
+  return std::isnan(drift) ? std::numeric_limits<double>::infinity() : drift;
+}
+
+template <class T>
+void Recurrence<T>::measure() {
+  next_measured_ = std::max<Index>(1, 4 * summary_.iterations);
+  p_norm_ = vectors_.norm(w_.p);
+  q_norm_ = vectors_.norm(w_.q);
+  a_norm_ = std::max(a_norm_, q_norm_ / p_norm_ + shift_);
+}
+
+template <class T>
+bool Recurrence<T>::is_rounding() {
+  return std::sqrt(rr_) <= Rounding<T>::of_product * (a_norm_ * vectors_.norm(w_.x) + b_norm_);
+}
+
+template <class T>
+bool Recurrence<T>::is_too_long(double margin) {
+  const double rounding = margin * Rounding<T>::eps * a_norm_ * vectors_.norm(w_.x);
+  return rounding > std::max(b_norm_, std::sqrt(start_rr_));
 }
 
 template <class T>
 void Recurrence<T>::started_from_x() {
-  refresh();
+  const int before = x_exponent();
+  if (learn_unit(w_.x)) {
+    ++summary_.matvecs;
+    choose_units();
+    vectors_.scale_by_power(before - x_exponent(), w_.x, w_.x);
+    return wait(CgNeed::product_of_x, &Recurrence<T>::started_from_x);
+  }
+  if (std::isnan(refresh())) return give_up(CgStatus::non_finite);
   started();
 }
 
 template <class T>
 void Recurrence<T>::started() {
+  start_rr_ = rr_;
   phi_ = start_phi_ = start_is_zero_ ? 0.0 : quadratic();
   phis_.reserve(static_cast<std::size_t>(std::min<Index>(options_.max_iter, 1 << 16)) + 1);
   phis_.push_back(phi_);
-  if (!std::isfinite(rr_)) return give_up(CgStatus::non_finite);
   if (!start_is_zero_) {
     start_ = Buffer<T>(vectors_.size());
     vectors_.copy(w_.x, start_.data());
@@ -129,26 +157,40 @@ void Recurrence<T>::started() {
 
 template <class T>
 void Recurrence<T>::go_on() {
-  if (summary_.iterations >= options_.max_iter) return finish(CgStatus::max_iterations);
+  if (summary_.iterations >= options_.max_iter)
+    return first_ > 0 ? stagnate() : finish(CgStatus::max_iterations);
   if (preconditioned_) return wait(CgNeed::preconditioned_residual, &Recurrence<T>::preconditioned);
   set_direction(w_.r, rr_);
 }
 
 template <class T>
 void Recurrence<T>::preconditioned() {
+  const double length = std::sqrt(rr_);
+  if (!m_unit_.is_known()) {
+    const double image = vectors_.norm(w_.z);
+    constexpr double none = -std::numeric_limits<double>::infinity();
+    if (m_unit_.learn(length, image, none, none))
+      return wait(CgNeed::preconditioned_residual, &Recurrence<T>::preconditioned);
+    m_norm_ = image / length;
+  }
   const double rz = vectors_.dot(w_.r, w_.z);
   if (!std::isfinite(rz)) return finish(CgStatus::non_finite);
-  if (rz <= 0.0)
-    return finish(at_floor(100.0) ? CgStatus::stagnated : CgStatus::indefinite_preconditioner);
-  set_direction(w_.z, rz);
+  if (rz > 0.0) return set_direction(w_.z, rz);
+  const double image = vectors_.norm(w_.z);
+  m_norm_ = std::max(m_norm_, image / length);
+  const bool is_rounding = rz >= -Rounding<T>::of_product * m_norm_ * rr_ && image > 0.0;
+  break_down(is_rounding ? CgStatus::stagnated : CgStatus::indefinite_preconditioner);
 }
 
 template <class T>
 void Recurrence<T>::set_direction(const T* z, double rz) {
   if (restart_) {
     vectors_.copy(z, w_.p);
+    pp_ = rz;
   } else {
-    vectors_.add_scaled(z, rz / rz_, w_.p);
+    const double decay = rz / rz_;
+    vectors_.add_scaled(z, decay, w_.p);
+    pp_ = rz + decay * decay * pp_;
   }
   restart_ = false;
   rz_ = rz;
@@ -158,28 +200,37 @@ void Recurrence<T>::set_direction(const T* z, double rz) {
 template <class T>
 void Recurrence<T>::step() {
   ++summary_.matvecs;
-  const double curvature = vectors_.shifted_dot(options_.damping, w_.p, w_.q);
-  const double length = rz_ / curvature;
-  if (!std::isfinite(curvature)) return finish(CgStatus::non_finite);
-  measure_operator();
-  constexpr double top = static_cast<double>(std::numeric_limits<T>::max());
-  const bool unbounded = curvature <= 0.0 || !std::isfinite(length) || is_flat(curvature);
-  if (unbounded && at_floor(100.0)) return finish(CgStatus::stagnated);
-  const CgStatus verdict = unbounded ? without_curvature(curvature) : CgStatus::trust_radius;
-  if (is_bounded_ && crosses_sphere(unbounded, length, curvature))
-    return finish(verdict == CgStatus::singular ? CgStatus::trust_radius : verdict);
-  if (unbounded) return finish(verdict);
-  if (length > top) return finish(CgStatus::out_of_range);
+  if (learn_unit(w_.p)) {
+    choose_units();
+    return wait(CgNeed::product_of_p, &Recurrence<T>::step);
+  }
+  curvature_ = vectors_.shifted_dot(shift_, w_.p, w_.q);
+  const double length = rz_ / curvature_;
+  if (!std::isfinite(curvature_)) return finish(CgStatus::non_finite);
+  top_ = std::max(top_, curvature_ / pp_);
+  const bool is_doubtful =
+      !(curvature_ > Rounding<T>::of_product * top_ * pp_) || !std::isfinite(length);
+  if (is_doubtful || summary_.iterations >= next_measured_) {
+    measure();
+    // Of length p, relative to the residual: the step is rounding itself.
+    const double least = Rounding<T>::eps * a_norm_ * p_norm_ * rz_ / std::sqrt(rr_);
+    if ((is_doubtful && !(curvature_ > least && std::isfinite(length))) || is_too_long(1.0))
+      return break_down(CgStatus::singular);
+  }
+  if (ball_.is_bounded() && ball_.stops(vectors_, length, w_.p, w_.x))
+    return finish_at_sphere(ball_.is_range() ? CgStatus::out_of_range : CgStatus::trust_radius);
+  update(length);
+}
+
+template <class T>
+void Recurrence<T>::update(double length) {
   const double before = rr_;
-  if (smooths_) {
-    const auto [rr, sr, ss] = vectors_.smoothed_update(
-        weight_, length, options_.damping, w_.p, w_.q, w_.x, w_.r, w_.y, w_.s);
-    choose_weight(rr, sr, ss);
-    rr_ = rr;
+  if (smoothing_.is_on()) {
+    rr_ = smoothing_.step(vectors_, length, shift_, w_.p, w_.q, w_.x, w_.r);
   } else {
-    rr_ = vectors_.cg_update(length, options_.damping, w_.p, w_.q, w_.x, w_.r);
-    smooths_ = options_.stopping == CgStopping::residual && rr_ > before;
-    smoothed_ = rr_;
+    rr_ = vectors_.cg_update(length, shift_, w_.p, w_.q, w_.x, w_.r);
+    if (options_.stopping == CgStopping::residual && rr_ > before)
+      smoothing_.begin(vectors_, length, shift_, w_.p, w_.q, w_.x, w_.r);
   }
   residual_is_true_ = false;
   phi_ -= 0.5 * length * rz_;
@@ -188,87 +239,54 @@ void Recurrence<T>::step() {
 }
 
 template <class T>
-void Recurrence<T>::measure_operator() {
-  // In a few iterations: it costs two norms.
-  const Index i = summary_.iterations;
-  if ((i & (i - 1)) != 0) return;
-  const double p = vectors_.norm(w_.p), q = vectors_.norm(w_.q);
-  if (p > 0.0 && std::isfinite(q / p)) a_norm_ = std::max(a_norm_, q / p);
-}
-
-template <class T>
-bool Recurrence<T>::is_flat(double curvature) {
-  constexpr double eps = static_cast<double>(std::numeric_limits<T>::epsilon());
-  const double quotient = curvature / rz_;
-  steepest_ = std::max(steepest_, quotient);
-  is_steep_ = quotient <= 100.0 * eps * steepest_;
-  if (quotient > eps * steepest_) return false;
-  const double p = vectors_.norm(w_.p);
-  return curvature <= curvature_noise * eps * eps * (a_norm_ + options_.damping) * p * p;
-}
-
-template <class T>
-CgStatus Recurrence<T>::without_curvature(double curvature) {
-  const double p = vectors_.norm(w_.p), q = vectors_.norm(w_.q);
-  const double scale = std::max(a_norm_, p > 0.0 ? q / p : 0.0) + options_.damping;
-  const double noise =
-      curvature_noise * static_cast<double>(std::numeric_limits<T>::epsilon()) * scale * p * p;
-  return curvature < -noise ? CgStatus::negative_curvature : CgStatus::singular;
-}
-
-template <class T>
-void Recurrence<T>::choose_weight(double rr, double sr, double ss) {
-  const double square = ss - 2.0 * sr + rr;
-  weight_ = square > 0.0 ? std::clamp((ss - sr) / square, 0.0, 1.0) : 0.0;
-  smoothed_ = std::max(0.0, ss - weight_ * (2.0 * (ss - sr) - weight_ * square));
-}
-
-template <class T>
-bool Recurrence<T>::smoothed_is_small() const {
-  return smooths_ && std::sqrt(smoothed_) <= smoothed_margin * tolerance_;
-}
-
-template <class T>
-void Recurrence<T>::take_smoothed() {
-  if (weight_ == 1.0) return;
-  vectors_.blend(weight_, w_.y, w_.x);
-  vectors_.blend(weight_, w_.s, w_.r);
-  weight_ = 1.0;
-}
-
-template <class T>
-bool Recurrence<T>::crosses_sphere(bool unbounded, double length, double curvature) {
-  const auto [xx, xp, pp] = vectors_.ball_dots(w_.x, w_.p);
-  if (pp == 0.0) return false;
-  constexpr double eps = static_cast<double>(std::numeric_limits<T>::epsilon());
-  const double next = xx + length * (2.0 * xp + length * pp);
-  if (!unbounded && next < radius_ * radius_ * (1.0 - 8.0 * eps)) return false;
-  // Roots of pp t^2 + 2 xp t = c. That of the sign of xp cancels: it is written by the other.
-  const double c = std::max(0.0, radius_ * radius_ - xx);
-  const double sum = std::abs(xp) + std::sqrt(xp * xp + pp * c);
-  const double with = sum > 0.0 ? c / sum : 0.0, against = -sum / pp;
-  double t = xp > 0.0 ? with : -against;
-  if (unbounded) {
-    // phi(x + t p) - phi(x) = t (t p'Ap / 2 - r'p): the lower of both ends.
-    const double other = xp > 0.0 ? against : -with;
-    const auto change = [&](double s) { return s * (0.5 * s * curvature - rz_); };
-    if (change(other) < change(t)) t = other;
+void Recurrence<T>::break_down(CgStatus status) {
+  doubt_ = status;
+  if (status == CgStatus::singular) {
+    // A product that is rounding tells nothing of |A|, but that of it does. It takes the place of r.
+    residual_is_true_ = false;
+    return wait(CgNeed::product_of_q, &Recurrence<T>::probed);
   }
-  vectors_.add(t, w_.p, w_.x);
-  shrink_to_radius();
-  residual_is_true_ = false;
+  if (residual_is_true_) return judge();
+  wait(CgNeed::product_of_x, &Recurrence<T>::judge_from_x);
+}
+
+template <class T>
+void Recurrence<T>::probed() {
+  ++summary_.matvecs;
+  if (q_norm_ > 0.0) a_norm_ = std::max(a_norm_, vectors_.norm(w_.r) / q_norm_ + shift_);
+  if (curvature_ < -Rounding<T>::of_product * a_norm_ * p_norm_ * p_norm_) {
+    doubt_ = CgStatus::negative_curvature;
+  } else if (!ball_.is_bounded()) {
+    // There is no least quadratic: the least residual is what can be had.
+    smoothing_.take(vectors_, w_.x, w_.r);
+  }
+  wait(CgNeed::product_of_x, &Recurrence<T>::judge_from_x);
+}
+
+template <class T>
+void Recurrence<T>::judge_from_x() {
+  if (std::isnan(refresh())) return finish(CgStatus::non_finite);
+  judge();
+}
+
+template <class T>
+void Recurrence<T>::judge() {
+  true_norm_ = std::sqrt(rr_);
+  if (small(rr_)) return finish(CgStatus::converged);
+  if (doubt_ == CgStatus::stagnated || is_rounding()) return stagnate();
+  const bool is_of_matrix = doubt_ != CgStatus::indefinite_preconditioner;
+  // Nothing but the radius bounds the step.
+  if (!ball_.is_bounded() || !is_of_matrix || !ball_.reach(vectors_, curvature_, rz_, w_.p, w_.x))
+    return finish(doubt_);
+  const bool is_minimum = doubt_ == CgStatus::singular && !ball_.is_range();
+  finish_at_sphere(is_minimum ? CgStatus::trust_radius : doubt_);
+}
+
+template <class T>
+void Recurrence<T>::finish_at_sphere(CgStatus status) {
   ++summary_.iterations;
-  return true;
-}
-
-template <class T>
-void Recurrence<T>::shrink_to_radius() {
-  double margin = static_cast<double>(std::numeric_limits<T>::epsilon());
-  for (double length = vectors_.norm(w_.x); length > radius_ * (1.0 - 1e-14);
-       length = vectors_.norm(w_.x)) {
-    vectors_.scale(radius_ / length * (1.0 - margin), w_.x, w_.x);
-    margin *= 2.0;
-  }
+  residual_is_true_ = false;
+  finish(ball_.is_faint() ? CgStatus::out_of_range : status);
 }
 
 template <class T>
@@ -276,15 +294,13 @@ void Recurrence<T>::stepped() {
   const Index i = ++summary_.iterations;
   phis_.push_back(phi_);
   keep_iterate();
-  // On a positive definite matrix it is at most sqrt(condition) |b|.
-  constexpr double eps = static_cast<double>(std::numeric_limits<T>::epsilon());
-  if (std::sqrt(rr_) * unit_ * eps > b_norm_) return finish(CgStatus::singular);
-  const bool may_stop = i >= options_.min_iter;
+  const Index own = i - first_;
+  const bool may_stop = own >= options_.min_iter;
   if (may_stop && progress_is_small(i)) return finish(CgStatus::relative_progress);
-  is_small_ = may_stop && (small(rr_) || smoothed_is_small());
-  if (is_small_ && !small(rr_)) take_smoothed();
-  is_small_ = is_small_ || at_floor(1.0);
-  if (is_small_ || is_steep_ || i % refresh_period == 0)
+  is_small_ = may_stop && (small(rr_) || smoothing_.is_small(tolerance_));
+  if (is_small_ && !small(rr_)) smoothing_.take(vectors_, w_.x, w_.r);
+  is_exhausted_ = std::sqrt(rr_) <= Rounding<T>::exhausted * b_norm_;
+  if (is_small_ || is_exhausted_ || own % refresh_period == 0)
     return wait(CgNeed::product_of_x, &Recurrence<T>::verify);
   wait(CgNeed::poll, &Recurrence<T>::go_on);
 }
@@ -292,28 +308,78 @@ void Recurrence<T>::stepped() {
 template <class T>
 void Recurrence<T>::verify() {
   const double last = true_norm_, drift = refresh();
+  if (std::isnan(drift)) return finish(CgStatus::non_finite);
   true_norm_ = std::sqrt(rr_);
-  if (is_small_) phi_ = quadratic();
-  if ((summary_.iterations >= options_.min_iter && small(rr_)) || rr_ == 0.0)
-    return finish(CgStatus::converged);
+  if (is_small_ || is_exhausted_) phi_ = quadratic();
+  const bool may_stop = is_exhausted_ || summary_.iterations - first_ >= options_.min_iter;
+  if (may_stop && small(rr_)) return finish(CgStatus::converged);
+  if (is_exhausted_ && options_.stopping == CgStopping::relative_progress)
+    return finish(CgStatus::relative_progress);
   // Mostly rounding errors: the directions have lost their meaning, and maybe all was had that
   // can be.
-  // A long step that made the residual longer than b: its curvature was rounding.
-  if (is_steep_ && true_norm_ * unit_ > b_norm_) return finish(CgStatus::singular);
-  restart_ = is_small_ || drift > drift_ratio * true_norm_;
-  if (restart_) weight_ = 1.0;
+  restart_ = restart_ || is_small_ || is_exhausted_ || drift > drift_ratio * true_norm_;
+  if (restart_) smoothing_.restart();
   if (restart_ && true_norm_ > stagnation_ratio * last) {
     const bool is_near = true_norm_ <= near_ratio * tolerance_;
-    // Small before its time: no iteration could add to it.
-    if (small(rr_)) return finish(CgStatus::converged);
-    if (alone_ && !(is_near && ++tries_ < most_tries)) return finish(CgStatus::stagnated);
+    if (alone_ && !(is_near && ++tries_ < most_tries)) return stagnate();
     if (!alone_) {
       // A column of a block gives up where a single solve would, and no sooner.
       alone_ = true;
       true_norm_ = std::numeric_limits<double>::infinity();
       return wait(CgNeed::product_of_x, &Recurrence<T>::verify);
     }
+    keep_best();
   }
+  wait(CgNeed::poll, &Recurrence<T>::go_on);
+}
+
+template <class T>
+void Recurrence<T>::keep_best() {
+  if (true_norm_ >= best_norm_) return;
+  if (best_.size() == 0) best_ = Buffer<T>(vectors_.size());
+  vectors_.copy(w_.x, best_.data());
+  best_norm_ = true_norm_;
+}
+
+template <class T>
+void Recurrence<T>::stagnate() {
+  // Where the residual is rounding, so is what the quadratic could still decrease.
+  const bool by_residual = options_.stopping == CgStopping::residual;
+  const bool makes_progress = by_residual || !is_rounding();
+  if (shared_ && by_residual && true_norm_ <= near_ratio * tolerance_) return begin_again();
+  if (best_norm_ < true_norm_) {
+    vectors_.copy(best_.data(), w_.x);
+    residual_is_true_ = false;
+  }
+  finish(makes_progress ? CgStatus::stagnated : CgStatus::relative_progress);
+}
+
+template <class T>
+void Recurrence<T>::copy_start() {
+  if (start_is_zero_) {
+    vectors_.fill(T(0), w_.x);
+  } else {
+    vectors_.copy(start_.data(), w_.x);
+  }
+}
+
+template <class T>
+void Recurrence<T>::begin_again() {
+  keep_best();
+  shared_ = false;
+  first_ = summary_.iterations;
+  tries_ = 0;
+  true_norm_ = std::numeric_limits<double>::infinity();
+  restart_ = true;
+  smoothing_ = Smoothing<T>(w_.y, w_.s);
+  copy_start();
+  wait(CgNeed::product_of_x, &Recurrence<T>::begun_again);
+}
+
+template <class T>
+void Recurrence<T>::begun_again() {
+  if (std::isnan(refresh())) return finish(CgStatus::non_finite);
+  phi_ = start_phi_;
   wait(CgNeed::poll, &Recurrence<T>::go_on);
 }
 
@@ -323,138 +389,6 @@ bool Recurrence<T>::progress_is_small(Index i) const {
   if (options_.stopping != CgStopping::relative_progress || i <= k || phi_ >= 0.0) return false;
   const double before = phis_[static_cast<std::size_t>(i - k)];
   return (phi_ - before) / phi_ < progress_per_iteration * static_cast<double>(k);
-}
-
-template <class T>
-void Recurrence<T>::keep_iterate() {
-  if (!iterates_ || summary_.iterations < static_cast<Index>(std::ceil(next_kept_))) return;
-  next_kept_ *= kept_ratio;
-  iterates_->push_back(
-      {summary_.iterations, unit_ * (unit_ * quadratic()), Buffer<T>(vectors_.size())});
-  vectors_.scale(unit_, w_.x, iterates_->back().x.data());
-}
-
-template <class T>
-void Recurrence<T>::keep_last() {
-  if (!iterates_) return;
-  const Index i = is_back_ ? 0 : summary_.iterations;
-  if (iterates_->empty() || iterates_->back().iteration != i)
-    iterates_->push_back({i, 0.0, Buffer<T>(vectors_.size())});
-  iterates_->back().quadratic = summary_.quadratic;
-  vectors_.copy(w_.x, iterates_->back().x.data());
-}
-
-template <class T>
-void Recurrence<T>::finish(CgStatus status) {
-  ending_ = true;
-  summary_.status = status;
-  const bool by_recurrence = status == CgStatus::non_finite && std::isfinite(rr_);
-  if (by_recurrence) return compare_with_start();
-  if (!residual_is_true_) return wait(CgNeed::product_of_x, &Recurrence<T>::finish_from_x);
-  finish_from_residual();
-}
-
-template <class T>
-void Recurrence<T>::finish_from_x() {
-  refresh();
-  finish_from_residual();
-}
-
-template <class T>
-void Recurrence<T>::finish_from_residual() {
-  phi_ = quadratic();
-  compare_with_start();
-}
-
-template <class T>
-void Recurrence<T>::compare_with_start() {
-  if (phi_ <= start_phi_) return conclude();
-  is_back_ = true;
-  if (start_is_zero_) {
-    vectors_.fill(T(0), w_.x);
-  } else {
-    vectors_.copy(start_.data(), w_.x);
-  }
-  wait(CgNeed::product_of_x, &Recurrence<T>::back_at_start);
-}
-
-template <class T>
-void Recurrence<T>::back_at_start() {
-  refresh();
-  phi_ = start_phi_;
-  conclude();
-}
-
-template <class T>
-void Recurrence<T>::conclude() {
-  summary_.residual_norm = residual_norm();
-  summary_.quadratic = value();
-  scale_back();
-}
-
-template <class T>
-void Recurrence<T>::scale_back() {
-  constexpr double top = static_cast<double>(std::numeric_limits<T>::max());
-  const double own = vectors_.norm(w_.x), length = unit_ * own;
-  if (!std::isfinite(length) || length > 0.5 * top) {
-    shorten(std::isfinite(length) ? 0.25 * top / length : 0.0);
-    return judge();
-  }
-  vectors_.scale(unit_, w_.x, w_.x);
-  // Scaling by a power of two is exact but for what leaves the range of T below.
-  if (std::abs(vectors_.norm(w_.x) / unit_ - own) <= 1e-6 * own) return judge();
-  wait(CgNeed::product_of_x, &Recurrence<T>::concluded_from_x);
-}
-
-template <class T>
-void Recurrence<T>::shorten(double ratio) {
-  summary_.status = CgStatus::out_of_range;
-  if (ratio == 0.0) {
-    vectors_.fill(T(0), w_.x);
-    summary_.residual_norm = b_norm_;
-    summary_.quadratic = 0.0;
-    return;
-  }
-  // b - A (ratio x) = (1 - ratio) b + ratio r, all in units;  x'A x = b'x - r'x.
-  const double b = b_norm_ / unit_, rest = 1.0 - ratio, br = vectors_.dot(b_, w_.r) / unit_;
-  const double square = rest * rest * b * b + 2.0 * ratio * rest * br + ratio * ratio * rr_;
-  const double bx = vectors_.dot(b_, w_.x) / unit_, rx = vectors_.dot(w_.r, w_.x);
-  summary_.residual_norm = unit_ * std::sqrt(std::max(0.0, square));
-  summary_.quadratic = unit_ * (unit_ * ratio * (0.5 * ratio * (bx - rx) - bx));
-  vectors_.scale(ratio * unit_, w_.x, w_.x);
-}
-
-template <class T>
-void Recurrence<T>::concluded_from_x() {
-  ++summary_.matvecs;
-  vectors_.replace_residual(1.0, b_, options_.damping, w_.x, w_.q, w_.r);
-  summary_.residual_norm = vectors_.norm(w_.r);
-  summary_.quadratic = -0.5 * vectors_.dot_with_sum(w_.x, 1.0, b_, w_.r);
-  if (summary_.status == CgStatus::converged) summary_.status = CgStatus::out_of_range;
-  judge();
-}
-
-template <class T>
-void Recurrence<T>::judge() {
-  if (options_.stopping == CgStopping::residual && std::isfinite(summary_.residual_norm)) {
-    const bool is_met = summary_.residual_norm <= unit_ * tolerance_;
-    CgStatus& status = summary_.status;
-    const bool may_be_met = status == CgStatus::stagnated || status == CgStatus::max_iterations ||
-                            status == CgStatus::singular || status == CgStatus::out_of_range;
-    if (is_met && may_be_met) status = CgStatus::converged;
-    // After a return to the start.
-    if (!is_met && status == CgStatus::converged) status = CgStatus::stagnated;
-  }
-  done();
-}
-
-template <class T>
-void Recurrence<T>::give_up(CgStatus status) {
-  vectors_.scale(unit_, w_.x, w_.x);
-  summary_.status = status;
-  summary_.residual_norm = summary_.quadratic = std::numeric_limits<double>::quiet_NaN();
-  rr_ = phi_ = summary_.quadratic;
-  done();
 }
 
 template class Recurrence<float>;

@@ -6,7 +6,9 @@
 #include <limits>
 #include <vector>
 
-#include "linalg/vectors.hpp"
+#include "krylov/ball.hpp"
+#include "krylov/smoothing.hpp"
+#include "krylov/units.hpp"
 
 namespace natgrad {
 
@@ -73,11 +75,23 @@ struct CgVectors {
   T *x, *r, *p, *q, *z, *y, *s;
 };
 
-enum class CgNeed { nothing, poll, preconditioned_residual, product_of_x, product_of_p };
+enum class CgNeed {
+  nothing,
+  poll,
+  preconditioned_residual,
+  product_of_x,
+  product_of_p,
+  product_of_q
+};
 
-// One solve as a state machine: it stops whenever it needs a product, names the factor (`input`)
-// and the place of the result (`output`), and goes on by `advance`. In units of the power of two
-// next to |b|: dividing b, x and r by it is exact, and inner products neither under- nor overflow.
+// One solve as a state machine: it stops whenever it needs a product, names the factor (`input`), the
+// place of the result (`output`) and the unit of the operator, and goes on by `advance`. b and r are
+// in units of the power of two next to |b|, A and the preconditioner in those of `OperatorUnit`, x in
+// the quotient: that is exact, and inner products neither under- nor overflow.
+//
+// What rounding can do is never said of the matrix. Products are taken to be right to 100 eps of their
+// largest size: p'(A + damping I)p is negative only below -100 eps |A + damping I| |p|^2, and a residual
+// within 100 eps (|A + damping I| |x| + |b|) is rounding. |A + damping I| is the greatest |A p| / |p| seen.
 template <class T>
 class Recurrence {
  public:
@@ -89,11 +103,13 @@ class Recurrence {
              const CgOptions& options,
              std::vector<CgIterate<T>>* iterates)
       : preconditioned_(preconditioned),
+        shared_(shared),
         alone_(!shared),
         w_(w),
         options_(options),
         iterates_(iterates),
-        vectors_(size, options.num_threads) {}
+        vectors_(size, options.num_threads),
+        smoothing_(w.y, w.s) {}
 
   void begin(const T* b);
 
@@ -101,32 +117,45 @@ class Recurrence {
 
   // Ends the solve before its time, unless it is ending already.
   void stop(CgStatus status);
+  // The product that is waited for will not come.
+  void interrupt();
 
   CgNeed need() const { return need_; }
+  const OperatorUnit<T>& unit() const {
+    return need_ == CgNeed::preconditioned_residual ? m_unit_ : a_unit_;
+  }
   const T* input() const;
-  T* output() const { return need_ == CgNeed::preconditioned_residual ? w_.z : w_.q; }
+  T* output() const;
   // Whether its products are to be those of a single vector: those of a block are rounded otherwise,
   // and where they put the residual above the tolerance, a single solve might still meet it.
   bool alone() const { return alone_; }
   const CgSummary& summary() const { return summary_; }
   double residual_norm() const { return unit_ * std::sqrt(rr_); }
-  double value() const { return unit_ * (unit_ * phi_); }
+  double value() const { return value_of(phi_); }
 
  private:
   using Continuation = void (Recurrence::*)();
 
   void wait(CgNeed need, Continuation next);
   void done();
-  void scale_units(double x_norm);
+  // Units for b, and from them all that is measured in x.
+  void choose_units();
+  // That of A, from q = A v, once; whether the product has to be made again.
+  bool learn_unit(const T* v);
+  int x_exponent() const { return b_exponent_ - a_unit_.exponent(); }
+  double value_of(double phi) const { return std::ldexp(phi, b_exponent_ + x_exponent()); }
   bool small(double rr) const { return std::sqrt(rr) <= tolerance_ || rr == 0.0; }
-  // Whether the residual of the recurrence is `times` its floor at most, far below the rounding of
-  // A x: it says nothing about x, and inner products with it nothing about A.
-  bool at_floor(double times) const { return std::sqrt(rr_) <= times * floor_; }
 
-  // r = b - (A + damping I) x, given q = A x; returns how far r was from it.
+  // r = b - (A + damping I) x, given q = A x; returns how far r was from it, or NaN, and rr as it was,
+  // where the product is not finite.
   double refresh();
   // phi = x' (A + damping I) x / 2 - b'x = -x'(b + r) / 2
   double quadratic() { return -0.5 * vectors_.dot_with_sum(w_.x, 1.0 / unit_, b_, w_.r); }
+  // Learns |p|, and |A + damping I| from q = A p.
+  void measure();
+  bool is_rounding();  // the residual, which is that of x
+  // The rounding of A x is longer than b and than the first residual: so ill-conditioned is A + damping I.
+  bool is_too_long(double margin);
 
   // The way from the start through the iterations: every function goes on to the next one or waits.
   void started_from_x();
@@ -137,73 +166,77 @@ class Recurrence {
   // x += length p, given q = A p. Where that can not be done, x stays the iterate before or goes to
   // the sphere.
   void step();
+  void update(double length);
+  // p'(A + damping I)p, or r'z, is not positive: `status`, unless the residual is rounding.
+  void break_down(CgStatus status);
+  void probed();
+  void judge_from_x();
+  void judge();
+  void finish_at_sphere(CgStatus status);
   void stepped();
-  // What a direction p without positive curvature says of A + damping I. Beyond the rounding of
-  // p'(A + damping I) p, eps |A| |p|^2, it is negative.
-  CgStatus without_curvature(double curvature);
-  // Whether p'(A + damping I) p is what an error eps |p| of p adds to it: eps^2 |A| |p|^2.
-  bool is_flat(double curvature);
-  void measure_operator();
   void verify();
+  void keep_best();
+  // No more digits are to be had: the best x so far. But a column of a block that is near its tolerance
+  // is solved anew as a single right-hand side would be, so it gives up where that does.
+  void stagnate();
+  void begin_again();
+  void begun_again();
 
-  // Residual smoothing (Schoenauer; Weiss 1996): y_k = y_{k-1} + weight (x_k - y_{k-1}) with the
-  // residual s_k = s_{k-1} + weight (r_k - s_{k-1}), weight in [0, 1] so that |s_k| is least. Without
-  // preconditioner |s_k| is what MINRES attains. It begins with the first residual that is longer
-  // than the one before, and y replaces x as soon as s is small enough.
-  void choose_weight(double rr, double sr, double ss);
-  bool smoothed_is_small() const;
-  void take_smoothed();
-
-  // Whether |x + length p| reaches the radius, or nothing but the radius bounds the step; x then is
-  // the point of the sphere. The margin is the rounding of x + length p, whose terms are at most 2
-  // radii long.
-  bool crosses_sphere(bool unbounded, double length, double curvature);
-  // |x| <= radius in spite of rounding, also when the squares are added up in another order.
-  void shrink_to_radius();
   bool progress_is_small(Index i) const;
   void keep_iterate();
   void keep_last();
 
-  // The true residual and quadratic of the iterate, or of the start if that was better. Where
-  // products are not finite any more, what the recurrence says of the last iterate.
+  // The true residual and quadratic of what is returned: of the iterate, or of the start if that was
+  // better, as far as T can hold it in the caller's units. Where products are not finite any more,
+  // what the recurrence says of the last iterate.
   void finish(CgStatus status);
   void finish_from_x();
   void finish_from_residual();
   void compare_with_start();
-  void back_at_start();
+  void copy_start();
+  void go_back();
   void conclude();
-  // x in the caller's units; where T cannot hold them, what is left of it, and its true residual.
-  void scale_back();
-  void shorten(double ratio);
-  void concluded_from_x();
-  void judge();
+  void conclude_from_x();
+  void publish();
   // Nothing can be said about x: it is left as it is.
   void give_up(CgStatus status);
 
-  bool preconditioned_, alone_;
+  bool preconditioned_, shared_, alone_;
   CgVectors<T> w_;
   const T* b_ = nullptr;  // in the caller's units
   const CgOptions& options_;
   std::vector<CgIterate<T>>* iterates_;
   Vectors<T> vectors_;
-  Buffer<T> start_;
+  Buffer<T> start_, best_;
   CgNeed need_ = CgNeed::nothing;
   Continuation next_ = nullptr;
-  double b_norm_ = 0.0, unit_ = 1.0, tolerance_ = 0.0, radius_ = 0.0, floor_ = 0.0;
-  double a_norm_ = 0.0;                                       // largest |q| / |p| seen, at most |A|
-  double steepest_ = 0.0;                                     // largest p'(A + damping I) p / r'z
-  double rr_ = 0.0, rz_ = 0.0, phi_ = 0.0, start_phi_ = 0.0;  // r'r, r'z, quadratic
+  OperatorUnit<T> a_unit_, m_unit_;
+  Ball<T> ball_;
+  // It begins with the first residual that is longer than the one before; y replaces x as soon as s is
+  // small enough.
+  Smoothing<T> smoothing_;
+  int b_exponent_ = 0;
+  double unit_ = 1.0;                           // 2^b_exponent
+  double b_length_ = 0.0, start_length_ = 0.0;  // log2 of |b| and |x0|, in the caller's units
+  double b_norm_ = 0.0, tolerance_ = 0.0, shift_ = 0.0;
+  double rr_ = 0.0, rz_ = 0.0, phi_ = 0.0;  // r'r, r'z, quadratic
+  double curvature_ = 0.0;                  // p'(A + damping I)p
+  double pp_ = 0.0, p_norm_ = 0.0,
+         q_norm_ = 0.0;  // p'M^-1 p by the recurrence, |p| and |q| when last measured
+  double start_rr_ = 0.0, start_phi_ = std::numeric_limits<double>::infinity();
+  double a_norm_ = 0.0, m_norm_ = 0.0, top_ = 0.0;  // |A + damping I|, |M|, greatest curvature / pp
   double true_norm_ = std::numeric_limits<double>::infinity();  // |r| when last computed from x
-  double next_kept_ = 5.0;  // the first iterate at or after it is kept
-  bool restart_ = true;     // the next direction is z, without the one before
-  bool start_is_zero_ = true, residual_is_true_ = true, is_bounded_ = false;
-  bool is_small_ = false;  // by the recurrence
-  bool is_steep_ = false;  // whether the last step was long: of curvature next to the rounding of A
-  bool smooths_ = false;
-  double weight_ = 1.0, smoothed_ = 0.0;  // of x_k in y_k, |s_k|^2; y and s are one step behind
-  bool ending_ = false, is_back_ = false;
-  int tries_ = 0;             // at a residual that no longer falls
-  std::vector<double> phis_;  // phi_0 .. phi_i
+  double best_norm_ = std::numeric_limits<double>::infinity();  // that of best_
+  double next_kept_ = 5.0;   // the first iterate at or after it is kept
+  Index first_ = 0;          // iterations before this solve was begun anew
+  Index next_measured_ = 0;  // at that iteration |A + damping I| is measured
+  bool restart_ = true;      // the next direction is z, without the one before
+  bool start_is_zero_ = true, residual_is_true_ = true;
+  bool is_small_ = false, is_exhausted_ = false;  // by the recurrence
+  bool ending_ = false, is_back_ = false, has_overflowed_ = false;
+  CgStatus doubt_ = CgStatus::stagnated;  // what is said if the residual is not rounding
+  int tries_ = 0;                         // at a residual that no longer falls
+  std::vector<double> phis_;              // phi_0 .. phi_i
   CgSummary summary_;
 };
 

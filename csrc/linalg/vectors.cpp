@@ -60,8 +60,7 @@ double Vectors<T>::norm(const T* x) {
   if (squares > 1e-200 && std::isfinite(squares)) return std::sqrt(squares);
   if (!all_finite(x)) return std::numeric_limits<double>::quiet_NaN();
   // The squares leave the range of double: in units of the largest element.
-  double top = 0.0;
-  for (Index i = 0; i < size_; ++i) top = std::max(top, std::abs(static_cast<double>(x[i])));
+  const double top = largest(x);
   if (top == 0.0) return 0.0;
   return top * std::sqrt(sum_blocks([=](Index begin, Index end) {
            return chained_sum(begin, end, [=](Index i) {
@@ -69,6 +68,20 @@ double Vectors<T>::norm(const T* x) {
              return ratio * ratio;
            });
          }));
+}
+
+template <class T>
+double Vectors<T>::largest(const T* x) {
+  each_block([=](Index begin, Index end) {
+    T top = 0;
+    for (Index i = begin; i < end; ++i) top = std::max(top, std::abs(x[i]));
+    const bool finite = natgrad::all_finite(x + begin, end - begin);
+    partial_[begin / block] =
+        finite ? static_cast<double>(top) : std::numeric_limits<double>::infinity();
+  });
+  double top = 0.0;
+  for (Index i = 0; i < num_blocks_; ++i) top = std::max(top, partial_[i]);
+  return top;
 }
 
 template <class T>
@@ -93,6 +106,35 @@ void Vectors<T>::scale(double a, const T* x, T* y) {
   each_block([=](Index begin, Index end) {
     for (Index i = begin; i < end; ++i) y[i] = static_cast<T>(a * static_cast<double>(x[i]));
   });
+}
+
+template <class T>
+void Vectors<T>::scale_by_power(int exponent, const T* x, T* y) {
+  // 2^exponent is a double
+  if (std::abs(exponent) <= 1000) return scale(std::exp2(exponent), x, y);
+  each_block([=](Index begin, Index end) {
+    for (Index i = begin; i < end; ++i)
+      y[i] = static_cast<T>(std::ldexp(static_cast<double>(x[i]), exponent));
+  });
+}
+
+template <class T>
+double Vectors<T>::round_in_unit(int exponent, T* x) {
+  each_block([=](Index begin, Index end) {
+    double squares = 0.0, changes = 0.0;
+    for (Index i = begin; i < end; ++i) {
+      const double before = static_cast<double>(x[i]);
+      const T rounded = static_cast<T>(std::ldexp(before, exponent));
+      const double after = std::ldexp(static_cast<double>(rounded), -exponent);
+      squares += before * before;
+      changes += (after - before) * (after - before);
+      x[i] = static_cast<T>(after);
+    }
+    partial_[begin / block] = squares;
+    partial_[num_blocks_ + begin / block] = changes;
+  });
+  const double squares = add_up(0);
+  return squares > 0.0 ? std::sqrt(add_up(1) / squares) : 0.0;
 }
 
 template <class T>

@@ -47,11 +47,18 @@ class Vectors {
   Index size() const { return size_; }
 
   double dot(const T* x, const T* y);
+  // Infinite only if |x| itself leaves the range of double; NaN if an element is not finite.
   double norm(const T* x);
+  // max |x_i|; infinite if an element is not finite.
+  double largest(const T* x);
   bool all_finite(const T* x);
   void copy(const T* x, T* y);
   void fill(T value, T* y);
-  void scale(double a, const T* x, T* y);       // y = a x
+  void scale(double a, const T* x, T* y);  // y = a x
+  // y = 2^exponent x, which has to be within the range of T; y may be x.
+  void scale_by_power(int exponent, const T* x, T* y);
+  // Rounds x to what 2^exponent x can be in T, below the normal numbers; returns |change of x| / |x|.
+  double round_in_unit(int exponent, T* x);
   void add(double a, const T* x, T* y);         // y += a x
   void add_scaled(const T* x, double b, T* y);  // y = x + b y
   // x'(a b + r)

@@ -17,6 +17,7 @@ from .._arrays import (
     as_rows,
     as_vector,
     core_for,
+    dot,
 )
 from .._typing import Array, Callback, DType
 from ..operators.linear_map import as_linear_map, as_preconditioner
@@ -69,6 +70,7 @@ def cg(
         Tolerance max(rtol |b|, atol) of the residual; `rtol` counts for stopping="residual" only,
         `atol` may be infinite.
     max_iter, min_iter : int
+        Fewer than `min_iter` are made where rounding leaves nothing to iterate on.
     x0 : array_like, optional
         Start, of the shape of b; zero by default.
     stopping : {"residual", "relative_progress"}
@@ -105,7 +107,14 @@ def cg(
     iterations. With stopping="residual" and residuals that do not fall monotonically, x is the mean
     of the iterates that has the least residual as soon as that is small enough: what MINRES returns
     where there is no preconditioner. Any other stop returns the last iterate, of least quadratic.
-    b is scaled to length 1 inside, so its size does not matter, in float32 either.
+    A, b and the preconditioner are scaled by powers of two inside, so their sizes do not matter, in
+    float32 either: only x itself can leave the range of the float type. It then is shrunk or rounded
+    to what can be held, with status "out_of_range".
+
+    What rounding may have done is not said of the matrix: "negative_curvature" is a p'(A + damping
+    I)p below -100 eps of its largest size, at a residual that is longer than its rounding. "singular"
+    is a direction without curvature along which b still pulls: raise damping. "stagnated" is an
+    accuracy that the float type does not give.
     """
     start = time.perf_counter()
     operator = as_linear_map(A)
@@ -179,9 +188,12 @@ def _as_start(x0: ArrayLike, shape: tuple[int, int], is_block: bool, dtype: DTyp
 
 
 def _check_within(x: Array, radius: float, num_threads: int) -> None:
-    dot = core_for(x.dtype).dot
     for k, row in enumerate(x):
-        length = math.sqrt(dot(row, row, num_threads=num_threads))
+        top = float(np.abs(row).max(initial=0.0))
+        # squares of x0 in this unit stay within the range
+        unit = 2.0 ** max(-1000, min(-math.frexp(top)[1], 1000))
+        scaled = core_for(x.dtype).scaled(unit, row, num_threads=num_threads)
+        length = math.sqrt(dot(scaled, scaled, num_threads)) / unit
         if not length <= radius:
             column = f" in column {k}" if len(x) > 1 else ""
             raise ValueError(f"x0 has length {length:g}{column}, outside trust_radius {radius:g}")

@@ -65,7 +65,8 @@ def multishift_cg(
     As many products as CG needs for the smallest damping alone, the check included; `cg`, which may
     stop at a mean of iterates, needs fewer where their residuals oscillate. The other systems ride
     along by the recursions of Frommer and Maass (1999), and stop when they have converged. There is
-    no preconditioner: it would have to commute with A.
+    no preconditioner: it would have to commute with A. Sizes and verdicts are as in `cg`; a damping
+    for which the system is singular or indefinite ends for itself, and the larger ones start again.
     """
     start = time.perf_counter()
     operator = as_linear_map(A)

@@ -58,14 +58,22 @@ _ADVICE = {
     Status.RELATIVE_PROGRESS: "The quadratic hardly decreases any more.",
     Status.TRUST_RADIUS: "The solution lies outside of the trust radius: x is on its boundary.",
     Status.MAX_ITERATIONS: "Not converged: raise max_iter or damping, or use a preconditioner.",
-    Status.STAGNATED: "Out of reach of this float type: use float64, raise rtol or damping.",
+    Status.STAGNATED: (
+        "Rounding leaves no more digits: raise rtol or damping, or use float64 in place of float32."
+    ),
     Status.NEGATIVE_CURVATURE: "A + damping I is not positive definite: raise damping.",
     Status.INDEFINITE_PRECONDITIONER: "The preconditioner is not positive definite.",
     Status.NON_FINITE: "NaN or Inf in a product or in b: check the operator, the net and the data.",
     Status.STOPPED: "The callback asked to stop.",
     Status.INTERRUPTED: "Stopped by Ctrl-C; x is the last iterate.",
-    Status.SINGULAR: "A + damping I is singular and b is not in its range: raise damping.",
-    Status.OUT_OF_RANGE: "x is beyond this float type: use float64, or scale A and b.",
+    Status.SINGULAR: (
+        "A + damping I is singular, at least to rounding: raise damping. x has the least residual "
+        "that was found."
+    ),
+    Status.OUT_OF_RANGE: (
+        "The solution is too large or too small for this float type: scale A or b, or use float64 "
+        "in place of float32."
+    ),
 }
 
 

@@ -21,11 +21,10 @@ from .._arrays import (
     as_number,
     as_real,
     as_right_hand_sides,
-    as_vector,
     core_for,
 )
 from .._typing import Array, Callback
-from ..operators.curvature import EmpiricalFisher, GaussNewtonMatrix
+from ..operators.curvature import GaussNewtonMatrix
 from ..operators.sample_space import SampleSpace, kernel_flops
 from .cg import as_callback, cg
 from .results import (
@@ -35,6 +34,7 @@ from .results import (
     SolveResult,
     Status,
 )
+from .right_hand_side import RightHandSide, power_of_two
 
 __all__ = ["SampleSpace", "sample_space_solve"]
 
@@ -72,7 +72,7 @@ def _solve(
     if chosen == "auto":
         chosen = _choose(space, len(dampings))
 
-    def begin(side: _RightHandSide, value: float, callback: Callback | None) -> _Solve:
+    def begin(side: RightHandSide, value: float, callback: Callback | None) -> _Solve:
         return _Solve(space, side, value, fixed, chosen, rtol, max_iter, callback)
 
     rows, is_block = None, False
@@ -86,12 +86,12 @@ def _solve(
                 f"several dampings go with a single g (P,), got K = {len(rows)} columns: "
                 "solve for one damping after the other"
             )
-        sides = [_RightHandSide(space, row, None) for row in rows]
+        sides = [RightHandSide(space, row, None) for row in rows]
         columns = _solve_columns(
             sides, lambda side, call: begin(side, float(dampings[0]), call), callback
         )
         return BlockSolveResult.of(columns, time.perf_counter() - start)
-    side = _RightHandSide(space, None if rows is None else rows[0], y)
+    side = RightHandSide(space, None if rows is None else rows[0], y)
     results = []
     for value in dampings:
         solve = begin(side, float(value), callback)
@@ -120,8 +120,8 @@ def _choose(space: SampleSpace, num_dampings: int) -> str:
 
 
 def _solve_columns(
-    sides: Sequence[_RightHandSide],
-    begin: Callable[[_RightHandSide, Callback | None], _Solve],
+    sides: Sequence[RightHandSide],
+    begin: Callable[[RightHandSide, Callback | None], _Solve],
     callback: Callback | None,
 ) -> list[SolveResult]:
     """One column after the other; those behind a stop are not begun and x = 0."""
@@ -146,7 +146,7 @@ def _solve_columns(
     return results
 
 
-def _not_begun(side: _RightHandSide, last: SolveResult, halt: Status) -> SolveResult:
+def _not_begun(side: RightHandSide, last: SolveResult, halt: Status) -> SolveResult:
     """The result x = 0 of a column behind one that was stopped."""
     return dataclasses.replace(
         last,
@@ -161,54 +161,6 @@ def _not_begun(side: _RightHandSide, last: SolveResult, halt: Status) -> SolveRe
     )
 
 
-class _RightHandSide:
-    """The right-hand side g = U r + h: all of it in h (P,) unless targets tell its origin."""
-
-    def __init__(self, space: SampleSpace, g: ArrayLike | None, y: ArrayLike | None) -> None:
-        matrix = space._matrix
-        self.r: Array | None = None
-        self.h: Array | None = None
-        if g is not None:
-            g = as_vector(g, "g", matrix.shape[0], matrix.dtype)
-        targets = self._targets(matrix, g, y)
-        self.g: Array
-        if targets is None:
-            assert g is not None
-            self.g = self.h = g
-        else:
-            self._split(space, targets)
-            self.g = self._sum(space) if g is None else g
-        core = core_for(matrix.dtype)
-        self.norm = math.sqrt(core.dot(self.g, self.g, num_threads=matrix.num_threads))
-
-    @staticmethod
-    def _targets(matrix: GaussNewtonMatrix, g: Array | None, y: ArrayLike | None) -> Array | None:
-        if y is not None:
-            return matrix.as_targets(y)
-        if g is not None:
-            return None
-        if isinstance(matrix, EmpiricalFisher):
-            return matrix.targets
-        raise ValueError("g and y are missing: give the right-hand side, or the targets")
-
-    def _split(self, space: SampleSpace, targets: Array) -> None:
-        matrix = space._matrix
-        self.r, rest, complete = space.core.split_gradient(targets, num_outputs=matrix.sizes[-1])
-        if not complete:
-            self.h = matrix.linearization.vjp(rest[None])[0]
-        if any(matrix.decay):
-            number = matrix.dtype.type
-            decay = number(matrix.decay.weights) * matrix.linearization.params
-            for place in matrix.bias_places:
-                decay[place] = number(matrix.decay.biases) * matrix.linearization.params[place]
-            self.h = decay if self.h is None else self.h + decay
-
-    def _sum(self, space: SampleSpace) -> Array:
-        assert self.r is not None
-        g = space.multiply_factor(self.r)
-        return g if self.h is None else g + self.h
-
-
 class _Solve:
     """One right-hand side g = U r + h and one shift s = damping + l2.
 
@@ -221,7 +173,7 @@ class _Solve:
     def __init__(
         self,
         space: SampleSpace,
-        side: _RightHandSide,
+        side: RightHandSide,
         damping: float,
         fixed: Decay,
         method: str,
@@ -235,12 +187,14 @@ class _Solve:
         self.space = space.with_bias_scale(self.bias_scale)
         self.matrix, self.side = space._matrix, side
         self._core = core_for(space.dtype)
-        self.method, self.max_iter, self.callback = method, max_iter, callback
+        self.method, self.max_iter = method, max_iter
+        self.callback = None if callback is None else side.told_in_callers_units(callback)
         self.tolerance = rtol * side.norm
         self.iterations = self.matvecs = 0
         self.flops = 0.0
         self.inner: CGResult | None = None
-        self.interrupted = self.non_finite = False
+        self.interrupted = False
+        self.failure: Status | None = None
         self.scale = math.nan  # largest eigenvalue of K, about
 
     def run(self) -> SolveResult:
@@ -255,9 +209,10 @@ class _Solve:
             for attempt in range(1 + _REFINEMENTS):
                 candidate = self._correction(r, h)
                 if attempt > 0:
-                    candidate += x
+                    with np.errstate(invalid="ignore", over="ignore"):  # a status tells of it
+                        candidate += x
                 new_residual, new_norm, new_quadratic = self._residual(candidate)
-                self.non_finite = not math.isfinite(new_norm)
+                self.failure = None if math.isfinite(new_norm) else self._why()
                 if not new_norm < norm:
                     if r is None or self._stopped():
                         break
@@ -295,8 +250,8 @@ class _Solve:
             self.flops += half
             return self._scaled(self.space.multiply_factor(self._solve_kernel(r)))
         a = self._solve_kernel(core.multiply_factor_transposed(self._scaled(h, copy=True)))
-        x = self._core.scaled(1.0 / self.shift, h, num_threads=self.space.num_threads)
-        core.add_factor(a * a.dtype.type(-1.0 / self.shift), x)
+        x = self._times(1.0 / self.shift, h)
+        core.add_factor(self._times(-1.0 / self.shift, a), x)
         x = self._scaled(x)
         self.flops += 2 * half
         cancels = self.method == "cg" or self._cancellation() > 0.1 * self.tolerance
@@ -304,7 +259,8 @@ class _Solve:
             return x
         coordinates = np.zeros_like(a) if r is None else r
         if cancels:
-            coordinates = coordinates + (a - core.multiply_factor_transposed(x))
+            with np.errstate(invalid="ignore", over="ignore"):  # a status tells of it
+                coordinates = coordinates + (a - core.multiply_factor_transposed(x))
             self.flops += half
         self.flops += half
         if self.bias_scale != 1.0:
@@ -335,7 +291,7 @@ class _Solve:
         if math.isnan(self.scale):
             self.scale = self._largest_eigenvalue(b)
         if self.scale <= 0.0:  # K b = 0
-            return b / b.dtype.type(self.shift)
+            return self._times(1.0 / self.shift, b)
         # |g - A x| = |U d| <= sqrt(lambda_max) |d| for the residual d in sample space.
         inner = cg(
             self.space,
@@ -352,6 +308,10 @@ class _Solve:
         self.flops += inner.flops
         return inner.x
 
+    def _times(self, factor: float, v: Array) -> Array:
+        product: Array = self._core.scaled(factor, v, num_threads=self.space.num_threads)
+        return product
+
     def _dot(self, v: Array, w: Array) -> float:
         return float(self._core.dot(v, w, num_threads=self.space.num_threads))
 
@@ -363,12 +323,17 @@ class _Solve:
             norm = math.sqrt(self._dot(v, v))
             if not 0.0 < norm < math.inf:
                 return quotient
-            v = v / v.dtype.type(norm)
+            v = self._times(1.0 / norm, v)
             image = self.space.matvec(v)
             quotient = self._dot(v, image)
             v = image
         self.flops += 2 * self.space.flops_per_product
         return quotient
+
+    def _why(self) -> Status:
+        """What made the residual NaN or Inf: the matrix, or a solution that is too long."""
+        finite = math.isfinite(self._residual(self.side.g)[1])
+        return Status.OUT_OF_RANGE if finite else Status.NON_FINITE
 
     def _residual(self, x: Array) -> tuple[Array, float, float]:
         self.matvecs += 1
@@ -391,25 +356,31 @@ class _Solve:
         return exhausted or (self.inner is not None and self.inner.status in stops)
 
     def _status(self, norm: float) -> Status:
-        inner = None if self.inner is None else self.inner.status
-        if self.interrupted:
-            return Status.INTERRUPTED
+        if self.halt is not None:
+            return self.halt
         if norm <= self.tolerance:
             return Status.CONVERGED
-        if self.non_finite or not math.isfinite(norm) or inner is Status.NON_FINITE:
+        inner = None if self.inner is None else self.inner.status
+        if not math.isfinite(norm) or inner is Status.NON_FINITE:
             return Status.NON_FINITE
-        if inner in (Status.STOPPED, Status.INTERRUPTED):
-            return inner
+        if self.failure is not None:
+            return self.failure
         if self.method == "cg" and self.iterations >= self.max_iter:
             return Status.MAX_ITERATIONS
         return Status.STAGNATED
 
     def _result(self, x: Array, norm: float, quadratic: float, start: float) -> SolveResult:
+        status, side = self._status(norm), self.side
+        x, held = side.in_callers_units(x)
+        if held is not None:
+            _, norm, quadratic = self._residual(held)
+            if self.halt is None and not norm <= self.tolerance:
+                status = Status.OUT_OF_RANGE
         return SolveResult(
-            status=self._status(norm),
+            status=status,
             iterations=self.iterations,
-            residual_norm=norm,
-            quadratic=quadratic,
+            residual_norm=power_of_two(side.exponent, norm),
+            quadratic=power_of_two(2 * side.exponent, quadratic),
             matvecs=self.matvecs,
             seconds=time.perf_counter() - start,
             flops=self.flops,

@@ -187,6 +187,7 @@ def _as_function(A: Any, size: int, dtype: DType, name: str) -> Multiply:
                     f"the product with {name} has shape {block.shape}, wanted {wanted}"
                 )
             products = block.T
-        return np.ascontiguousarray(products, dtype)
+        with np.errstate(over="ignore"):
+            return np.ascontiguousarray(products, dtype)
 
     return function
