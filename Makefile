@@ -8,6 +8,8 @@ BIN    := $(VENV)/bin
 export NATGRAD_ISA_LEVELS ?=
 # A wheel to install instead of a build of this tree, as `make test WHEEL=dist/*.whl`.
 WHEEL  ?=
+# Processes that share the tests; `make test SHARED= ARGS=--pdb` for one that can be looked into.
+SHARED ?= -n logical --maxprocesses 4
 # torch as pip is asked for it; a build for CPUs alone may need TORCH="torch --index-url ...".
 TORCH  ?= torch==2.13.0
 
@@ -35,10 +37,10 @@ demo: $(VENV)/.demo  ## train on handwritten digits, beside scikit-learn's MLPCl
 	$(BIN)/natgrad-fast demo $(ARGS)
 
 test: $(VENV)/.test  ## the test suite; options: ARGS="-k cg -x", WHEEL=dist/*.whl to test that one
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest $(SHARED) $(ARGS)
 
 test-numerics: $(VENV)/.test  ## the tests that stand on rounding, as other processors would run them
-	$(BIN)/python tools/numerics.py $(ARGS)
+	$(BIN)/python tools/numerics.py $(SHARED) $(ARGS)
 
 lint: $(VENV)/.lint  ## ruff, mypy --strict and clang-format, nothing is changed
 	$(BIN)/ruff check

@@ -233,7 +233,7 @@ NOT_FINITE = [
 ]
 
 
-@pytest.mark.parametrize("wrong", NO_NUMBERS, ids=repr)
+@pytest.mark.parametrize("wrong", NO_NUMBERS, ids=lambda wrong: type(wrong).__name__)
 def test_what_is_no_number(wrong):
     with pytest.raises(TypeError, match="damping must be a real number, got"):
         as_number(wrong, "damping")

@@ -7,7 +7,6 @@ run once, after the call. No test looks at a clock.
 
 import contextlib
 import itertools
-import os
 import signal
 import threading
 
@@ -131,7 +130,7 @@ def nystrom(threads):
     return lambda: M.update(F), lambda: [M.num_updates, M.eigenvalues, M @ v]
 
 
-# What takes a time that is long beside the alarms, and a check of what an interrupt must not change.
+# What takes a time that is long beside the alarms, and what an interrupt must not change.
 CALLS = {
     "forward": forward,
     "value_and_grad": value_and_grad,

@@ -131,7 +131,7 @@ FORK_UNDER_LOAD = """
     K = ng.SampleSpace(ng.EmpiricalFisher(net, loss, x[:300], y[:300], num_threads=2))
     M = ng.KFAC(net, loss, x, damping=0.1, samples=1, num_threads=2)
     N = ng.Nystrom(ng.Fisher(net, loss, x[:100]), rank=8, damping=0.1, num_threads=2)
-    D = ng.DiagonalPreconditioner(net, loss, x, damping=0.1)
+    D = ng.DiagonalPreconditioner(net, loss, x, y, damping=0.1)
     w = rng.standard_normal(K.shape[0]).astype("float32")
 
     def refreshed(M):

@@ -55,12 +55,16 @@ void run_task(F& f, Index task, int thread) {
   f(task, thread);
 }
 
+// Whether a loop may be interrupted. Never where what its caller has done so far would be lost, as
+// in the vector operations of a solver, which returns what it has.
+enum class Polling { between_tasks, never };
+
 // Calls f(task, thread) for every task in [0, num_tasks), thread in [0, num_threads). A thread has a
 // run of neighbouring tasks of its own, the same in every call, so what it wrote is still in its
 // cache when it comes again; then it helps the others. All compute in the floating-point environment
 // of the calling thread, which asks between its tasks whether the work shall end (interrupt.hpp). The
 // first exception is rethrown after the last task that was begun; the others are left out.
-template <class F>
+template <Polling polling = Polling::between_tasks, class F>
 void parallel_for(Index num_tasks, int num_threads, F&& f) {
 #ifdef _OPENMP
   if (num_threads > 1 && num_tasks > 1 && !threads_disabled) {
@@ -85,7 +89,7 @@ void parallel_for(Index num_tasks, int num_threads, F&& f) {
           const Index task = share.next.fetch_add(1, std::memory_order_relaxed);
           if (task >= share.end || failed.load(std::memory_order_relaxed)) break;
           try {
-            if (thread == 0) poll_interrupt();
+            if (polling != Polling::never && thread == 0) poll_interrupt();
             run_task(f, task, thread);
           } catch (...) {
             if (!failed.exchange(true)) error = std::current_exception();
@@ -99,7 +103,7 @@ void parallel_for(Index num_tasks, int num_threads, F&& f) {
 #endif
   (void)num_threads;
   for (Index task = 0; task < num_tasks; ++task) {
-    poll_interrupt();
+    if (polling != Polling::never) poll_interrupt();
     run_task(f, task, 0);
   }
 }

@@ -196,7 +196,7 @@ class Run {
     }
     const double scale = a_norm_ * length * length;
     for (const bool is_negative : {true, false}) {
-      const double bound = is_negative ? -Rounding<T>::of_product : Rounding<T>::eps;
+      const double bound = is_negative ? -Rounding<T>::of_curvature : Rounding<T>::eps;
       const auto is_refuted = [&](const Shift& s) {
         const double own = curvature + (s.damping - base_damping) * length * length;
         return own < bound * scale || (!is_negative && s.damping <= base_damping);

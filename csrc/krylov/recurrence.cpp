@@ -254,7 +254,7 @@ template <class T>
 void Recurrence<T>::probed() {
   ++summary_.matvecs;
   if (q_norm_ > 0.0) a_norm_ = std::max(a_norm_, vectors_.norm(w_.r) / q_norm_ + shift_);
-  if (curvature_ < -Rounding<T>::of_product * a_norm_ * p_norm_ * p_norm_) {
+  if (curvature_ < -Rounding<T>::of_curvature * a_norm_ * p_norm_ * p_norm_) {
     doubt_ = CgStatus::negative_curvature;
   } else if (!ball_.is_bounded()) {
     // There is no least quadratic: the least residual is what can be had.

@@ -25,7 +25,7 @@ Vectors<T>::Vectors(Index size, int num_threads)
 template <class T>
 template <class F>
 void Vectors<T>::each_block(const F& f) {
-  parallel_for(num_blocks_, num_threads_, [&](Index i, int) {
+  parallel_for<Polling::never>(num_blocks_, num_threads_, [&](Index i, int) {
     f(i * block, std::min(size_, (i + 1) * block));
   });
 }
@@ -33,7 +33,7 @@ void Vectors<T>::each_block(const F& f) {
 template <class T>
 template <class F>
 double Vectors<T>::sum_blocks(const F& f) {
-  parallel_for(num_blocks_, num_threads_, [&](Index i, int) {
+  parallel_for<Polling::never>(num_blocks_, num_threads_, [&](Index i, int) {
     partial_[i] = f(i * block, std::min(size_, (i + 1) * block));
   });
   return add_up(0);
@@ -275,7 +275,7 @@ std::array<double, 2> Vectors<T>::subtract_and_dot(const T* g, const T* x, T* q)
 
 template <class T>
 std::array<double, 3> Vectors<T>::ball_dots(const T* x, const T* p) {
-  parallel_for(num_blocks_, num_threads_, [&](Index task, int) {
+  parallel_for<Polling::never>(num_blocks_, num_threads_, [&](Index task, int) {
     const Index begin = task * block, end = std::min(size_, begin + block);
     const auto part = [=](const T* u, const T* v) {
       return chained_sum(begin, end, [=](Index i) {

@@ -1,7 +1,7 @@
 """Sizes of A, b, dampings, starts and preconditioners up to the ends of the float type.
 
-All sizes are powers of two, which change no digit: 2^p A x = 2^q b has the solution 2^(q - p) y with
-A y = b, and whatever is said of x is checked on y.
+All sizes are powers of two, which change no digit: 2^p A x = 2^q b has the solution 2^(q - p) y
+with A y = b, and whatever is said of x is checked on y.
 """
 
 from itertools import product
@@ -173,7 +173,7 @@ def test_quadratic_and_callback_are_in_units_of_the_caller(dtype):
     half = {"float32": 50, "float64": 300}[dtype]
     for p, q in ((half, half), (half, -half), (-half, half)):
         seen = []
-        ng.cg(np.ldexp(matrix, p), np.ldexp(b, q), callback=lambda *numbers: seen.append(numbers))
+        ng.cg(np.ldexp(matrix, p), np.ldexp(b, q), callback=lambda *n, seen=seen: seen.append(n))
         assert [n for n, _, _ in seen] == [n for n, _, _ in plain]
         assert [np.ldexp(norm, -q) for _, norm, _ in seen] == [norm for _, norm, _ in plain]
         assert [np.ldexp(phi, p - 2 * q) for _, _, phi in seen] == [phi for _, _, phi in plain]
@@ -190,7 +190,10 @@ def test_sample_space(method, dtype):
         options = {"damping": 0.5, "method": method, "max_iter": 1000}
         seen = []
         result = ng.sample_space_solve(
-            fisher, rhs, callback=lambda _, norm, phi: seen.append((norm, phi)), **options
+            fisher,
+            rhs,
+            callback=lambda _, norm, phi, seen=seen: seen.append((norm, phi)),
+            **options,
         )
         check(result, dense, b, 0, q, 0.5)
         assert all(np.isfinite(norm) and norm >= 0.0 for norm, _ in seen)

@@ -110,7 +110,7 @@ def test_a_callback_is_obeyed_at_its_nth_call(name, answer):
 
 @pytest.mark.parametrize("n", [25, 60])
 def test_a_stop_in_the_second_correction_of_the_sample_space(n):
-    """The residual of the first is solved for as well: its stop is not the last word, but this is."""
+    """The residual of the first is solved for as well; its stop is not the last word, this is."""
     solve = entry_points()["space"]
     calls = []
 

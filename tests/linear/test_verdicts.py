@@ -226,8 +226,8 @@ def test_singular_systems_with_several_dampings(verify, where, dtype):
 def test_least_squares_where_there_is_no_solution(dtype):
     """x is that of the least residual, which is the part of b outside of the range.
 
-    Or the start, in the few cases in which an iterate along the nullspace has grown until its product
-    is nothing but rounding.
+    Or the start, in the few cases in which an iterate along the nullspace has grown until its
+    product is nothing but rounding.
     """
     at_start = 0
     for seed in range(40):

@@ -108,13 +108,13 @@ def cg(
     of the iterates that has the least residual as soon as that is small enough: what MINRES returns
     where there is no preconditioner. Any other stop returns the last iterate, of least quadratic.
     A, b and the preconditioner are scaled by powers of two inside, so their sizes do not matter, in
-    float32 either: only x itself can leave the range of the float type. It then is shrunk or rounded
-    to what can be held, with status "out_of_range".
+    float32 either: only x itself can leave the range of the float type. It then is shrunk or
+    rounded to what can be held, with status "out_of_range".
 
-    What rounding may have done is not said of the matrix: "negative_curvature" is a p'(A + damping
-    I)p below -100 eps of its largest size, at a residual that is longer than its rounding. "singular"
-    is a direction without curvature along which b still pulls: raise damping. "stagnated" is an
-    accuracy that the float type does not give.
+    What rounding may have done is not said of the matrix: "negative_curvature" is a
+    p'(A + damping I)p below -16 eps of its largest size, at a residual that is longer than its
+    rounding. "singular" is a direction without curvature along which b still pulls: raise damping.
+    "stagnated" is an accuracy that the float type does not give.
     """
     start = time.perf_counter()
     operator = as_linear_map(A)
