@@ -52,7 +52,14 @@ void register_interrupt(py::module_& m) {
   py::class_<Mutex>(m, "Lock", "A lock, as a context; every forked child finds it free.")
       .def(py::init<>())
       .def("__enter__", &Mutex::lock)
-      .def("__exit__", [](Mutex& mutex, const py::args&) { mutex.unlock(); });
+      .def(
+          "__exit__",
+          [](Mutex& mutex, const py::object&, const py::object&, const py::object&) {
+            mutex.unlock();
+          },
+          py::arg("type"),
+          py::arg("value"),
+          py::arg("traceback"));
   m.def(
       "after_fork",
       [] {

@@ -29,8 +29,8 @@ class RightHandSide:
         if g is not None:
             g = as_vector(g, "g", matrix.shape[0], matrix.dtype)
             self.exponent = _exponent(g)
-        if self.exponent != 0:
-            g, y = np.ldexp(g, -self.exponent), None  # in its unit it is no gradient
+            if self.exponent != 0:
+                g, y = np.ldexp(g, -self.exponent), None  # in its unit it is no gradient
         targets = self._targets(matrix, g, y)
         self.g: Array
         if targets is None:
