@@ -157,8 +157,11 @@ void Recurrence<T>::started() {
 
 template <class T>
 void Recurrence<T>::go_on() {
-  if (summary_.iterations >= options_.max_iter)
-    return first_ > 0 ? stagnate() : finish(CgStatus::max_iterations);
+  if (summary_.iterations >= options_.max_iter) {
+    if (first_ > 0) return stagnate();
+    take_best(std::sqrt(rr_));
+    return finish(CgStatus::max_iterations);
+  }
   if (preconditioned_) return wait(CgNeed::preconditioned_residual, &Recurrence<T>::preconditioned);
   set_direction(w_.r, rr_);
 }
@@ -328,17 +331,24 @@ void Recurrence<T>::verify() {
       true_norm_ = std::numeric_limits<double>::infinity();
       return wait(CgNeed::product_of_x, &Recurrence<T>::verify);
     }
-    keep_best();
   }
+  if (restart_) keep_best();
   wait(CgNeed::poll, &Recurrence<T>::go_on);
 }
 
 template <class T>
 void Recurrence<T>::keep_best() {
-  if (true_norm_ >= best_norm_) return;
+  if (true_norm_ >= best_norm_ || options_.stopping != CgStopping::residual) return;
   if (best_.size() == 0) best_ = Buffer<T>(vectors_.size());
   vectors_.copy(w_.x, best_.data());
   best_norm_ = true_norm_;
+}
+
+template <class T>
+void Recurrence<T>::take_best(double norm) {
+  if (best_norm_ >= norm) return;
+  vectors_.copy(best_.data(), w_.x);
+  residual_is_true_ = false;
 }
 
 template <class T>
@@ -347,10 +357,7 @@ void Recurrence<T>::stagnate() {
   const bool by_residual = options_.stopping == CgStopping::residual;
   const bool makes_progress = by_residual || !is_rounding();
   if (shared_ && by_residual && true_norm_ <= near_ratio * tolerance_) return begin_again();
-  if (best_norm_ < true_norm_) {
-    vectors_.copy(best_.data(), w_.x);
-    residual_is_true_ = false;
-  }
+  take_best(true_norm_);
   finish(makes_progress ? CgStatus::stagnated : CgStatus::relative_progress);
 }
 

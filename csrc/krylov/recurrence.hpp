@@ -175,7 +175,10 @@ class Recurrence {
   void finish_at_sphere(CgStatus status);
   void stepped();
   void verify();
+  // Of the residuals that were computed from x, when the directions began anew: x may get worse then
+  // before it gets better.
   void keep_best();
+  void take_best(double norm);
   // No more digits are to be had: the best x so far. But a column of a block that is near its tolerance
   // is solved anew as a single right-hand side would be, so it gives up where that does.
   void stagnate();

@@ -264,7 +264,10 @@ def as_number(
 ) -> float:
     """A finite real number, >= minimum and > above; +Inf too where it is said."""
     number = x[()] if isinstance(x, np.ndarray) and x.ndim == 0 else x
-    if not isinstance(number, numbers.Real) or isinstance(number, _NOT_NUMBERS):
+    # asking the abstract class takes a microsecond
+    if type(number) is not float and (
+        not isinstance(number, numbers.Real) or isinstance(number, _NOT_NUMBERS)
+    ):
         raise TypeError(f"{name} must be a real number, got {x!r}")
     try:
         value = float(number)
@@ -328,7 +331,9 @@ def as_dampings(x: ArrayLike, name: str) -> NDArray[np.float64]:
 
 def as_count(x: object, name: str, minimum: int) -> int:
     """An integer >= minimum."""
-    if not isinstance(x, numbers.Integral) or isinstance(x, _NOT_NUMBERS):
+    if type(x) is not int and (
+        not isinstance(x, numbers.Integral) or isinstance(x, _NOT_NUMBERS)
+    ):
         raise TypeError(f"{name} must be an integer, got {x!r}")
     count = int(x)
     if count < minimum:

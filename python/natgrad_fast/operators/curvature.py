@@ -60,7 +60,6 @@ class CurvatureMatrix(Operator):
         self.sample_weight, self.targets = batch.weights, batch.targets
         self.layout, self.sizes = net.layout, net.sizes
         self._counted, self._net = batch.counted, net
-        self.bias_places = net.bias_places
         self.decay = batch.decay
         self._damping = as_number(damping, "damping", minimum=0.0)
 
@@ -78,6 +77,11 @@ class CurvatureMatrix(Operator):
         damping : float
         """
         raise NotImplementedError
+
+    @property
+    def bias_places(self) -> list[slice]:
+        """Places of the biases of every layer in a parameter vector."""
+        return self._net.bias_places
 
     @property
     def l2(self) -> float | tuple[float, float]:
