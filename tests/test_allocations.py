@@ -148,7 +148,7 @@ for chunk_size in (None, 1):
         v = b
         for _ in range(20):
             v = operator @ (v / np.linalg.norm(v))
-        # eigenvalues within (0.5, 2.5) |v|, up to the error of |v|: no breakdown, no restart before 6
+        # eigenvalues within (0.5, 2.5) |v|, up to the error of |v|: no breakdown, no new start
         operator.damping = 1.5 * float(np.linalg.norm(v))
         calls(operator, 5)
         few, many = (min(calls(operator, n) for _ in range(3)) for n in (3, 6))
