@@ -331,9 +331,7 @@ def as_dampings(x: ArrayLike, name: str) -> NDArray[np.float64]:
 
 def as_count(x: object, name: str, minimum: int) -> int:
     """An integer >= minimum."""
-    if type(x) is not int and (
-        not isinstance(x, numbers.Integral) or isinstance(x, _NOT_NUMBERS)
-    ):
+    if type(x) is not int and (not isinstance(x, numbers.Integral) or isinstance(x, _NOT_NUMBERS)):
         raise TypeError(f"{name} must be an integer, got {x!r}")
     count = int(x)
     if count < minimum:
