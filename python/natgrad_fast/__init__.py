@@ -43,6 +43,7 @@ from .training import (
     NaturalGradient,
     StepInfo,
     Tikhonov,
+    callbacks,
 )
 
 __all__ = [
@@ -77,6 +78,7 @@ __all__ = [
     "StepInfo",
     "Tikhonov",
     "__version__",
+    "callbacks",
     "cg",
     "default_num_threads",
     "estimate_memory",

@@ -292,7 +292,7 @@ def test_callbacks_stop():
         callbacks=[seen.append, lambda info: np.bool_(len(seen) == 5)],
     )
     assert history.stop_reason == "callback"
-    assert seen == history.steps
+    assert [context.info for context in seen] == history.steps
     assert len(seen) == 5
 
 

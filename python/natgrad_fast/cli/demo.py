@@ -22,8 +22,8 @@ from ..losses import LossName
 from ..model.batch import value
 from ..model.mlp import MLP
 from ..solvers.cg import CG
+from ..training.callbacks import TrainingContext
 from ..training.damping import LevenbergMarquardt
-from ..training.history import StepInfo
 from ..training.optimizer import NaturalGradient
 
 __all__ = ["run_demo"]
@@ -166,7 +166,8 @@ def train_natural_gradient(
         curve.add(seconds, loss, labels, data.y_test)
         return curve.last()
 
-    def print_row(info: StepInfo) -> None:
+    def print_row(context: TrainingContext) -> None:
+        info = context.info
         stop = f"{info.solve.status}{'' if info.accepted else ', step rejected'}"
         print(
             f"{info.step + 1:5d}  {record(info.seconds)}  {info.reduction_ratio:9.2f}  "

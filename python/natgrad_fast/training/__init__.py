@@ -1,5 +1,6 @@
 """The optimizer, its damping, and the loop over epochs and mini-batches."""
 
+from . import callbacks
 from .damping import DampingPolicy, LevenbergMarquardt, Tikhonov
 from .history import EpochInfo, History, StepInfo
 from .optimizer import NaturalGradient
@@ -12,4 +13,5 @@ __all__ = [
     "NaturalGradient",
     "StepInfo",
     "Tikhonov",
+    "callbacks",
 ]

@@ -48,6 +48,11 @@ class Cases:
             self._targets = targets if weight is None else targets[np.asarray(weight) > 0]
 
     @property
+    def is_full(self) -> bool:
+        """Whether a batch holds all cases."""
+        return self.size == self.num_cases
+
+    @property
     def batches_per_epoch(self) -> int:
         """Steps of an epoch."""
         return -(-self.num_cases // self.size)
@@ -57,7 +62,7 @@ class Cases:
 
         They are drawn without replacement; all cases at once are one batch, and nothing is drawn.
         """
-        if self.size == self.num_cases:
+        if self.is_full:
             yield self._all
             return
         order = rng.permutation(self.num_cases)

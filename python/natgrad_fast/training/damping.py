@@ -40,7 +40,10 @@ class DampingPolicy:
         raise NotImplementedError
 
     def update(self, reduction_ratio: float, accepted: bool) -> None:
-        """Choose the next damping from the actual over the predicted decrease of the last step."""
+        """Choose the next damping from the actual over the predicted decrease of the last step.
+
+        A ratio of NaN with an accepted step says that there was nothing but rounding to learn from.
+        """
         raise NotImplementedError
 
     def state_dict(self) -> State:
@@ -116,7 +119,9 @@ class LevenbergMarquardt(DampingPolicy):
     """Damping from how well the quadratic model predicted the last decrease (Martens 2010).
 
     rho = actual / predicted change of the objective: rho < low, or a rejected step, divides the
-    damping by `factor`; rho > high multiplies by it.
+    damping by `factor`; rho > high multiplies by it. From a step of which rho is rounding nothing
+    is learned: the damping returns towards the first one, so that training goes on well where the
+    data change after it has converged.
 
     Parameters
     ----------
@@ -158,7 +163,7 @@ class LevenbergMarquardt(DampingPolicy):
         as_name(denominator, "denominator", ("undamped", "damped"))
         self.denominator = denominator
         self.period = as_count(period, "period", 1)
-        self._value = as_number(initial, "initial", above=0.0)
+        self.initial = self._value = as_number(initial, "initial", above=0.0)
         if not self.minimum <= self._value <= self.maximum:
             raise ValueError(
                 f"initial must be in [{self.minimum:g}, {self.maximum:g}], got {initial}"
@@ -177,11 +182,20 @@ class LevenbergMarquardt(DampingPolicy):
             self._value /= self.factor
         elif self._steps % self.period == 0:
             factor = self.factor**self.period
-            if math.isnan(reduction_ratio) or reduction_ratio < self.low:
+            if math.isnan(reduction_ratio):
+                self._return(factor)
+            elif reduction_ratio < self.low:
                 self._value /= factor
             elif reduction_ratio > self.high:
                 self._value *= factor
         self._value = min(max(self._value, self.minimum), self.maximum)
+
+    def _return(self, factor: float) -> None:
+        """Go towards the first value, and not beyond it."""
+        if self._value > self.initial:
+            self._value = max(self._value * factor, self.initial)
+        else:
+            self._value = min(self._value / factor, self.initial)
 
     def state_dict(self) -> State:
         """Damping, number of steps, and the options."""
@@ -197,7 +211,7 @@ class LevenbergMarquardt(DampingPolicy):
         self._value, self._steps = value, reader.integer("steps")
 
     def _options(self) -> State:
-        names = ("factor", "low", "high", "minimum", "maximum", "denominator", "period")
+        names = ("initial", "factor", "low", "high", "minimum", "maximum", "denominator", "period")
         return {name: getattr(self, name) for name in names}
 
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from .._arrays import as_count, as_number
-from ..losses import Loss
 from ..model.batch import Batch, BatchOptions
-from ..model.mlp import MLP
 from .batches import Cases
-from .damping import DampingPolicy
+from .callbacks import Callback, StopTraining, TrainingContext, as_callbacks
+from .convergence import Convergence, Tolerance
 from .history import EpochInfo, History, StepInfo
+from .trainee import Trainee
 
-__all__ = ["Trainee", "fit"]
+__all__ = ["fit"]
 
 
 class Bar(Protocol):
@@ -33,30 +34,6 @@ class Bar(Protocol):
         """End the display."""
 
 
-class Trainee(Protocol):
-    """What the loop asks of an optimizer."""
-
-    net: MLP
-    loss: Loss
-    num_threads: int
-    _rng: np.random.Generator
-
-    @property
-    def l2(self) -> float | tuple[float, float]:
-        """Weight decay."""
-
-    @property
-    def damping_policy(self) -> DampingPolicy:
-        """What chooses the damping."""
-
-    @property
-    def last_info(self) -> StepInfo | None:
-        """Record of the last step."""
-
-    def step(self, X: Batch) -> StepInfo:
-        """Take a step on a batch."""
-
-
 def fit(
     optimizer: Trainee,
     X: ArrayLike,
@@ -66,9 +43,10 @@ def fit(
     batch_size: int | None,
     sample_weight: ArrayLike | None,
     validation: tuple[ArrayLike, ArrayLike] | None,
-    callbacks: Iterable[Callable[[StepInfo], object]],
+    callbacks: Callback | Iterable[Callback],
     progress: bool,
     time_limit: float | None,
+    tolerances: tuple[Tolerance, Tolerance, Tolerance],
 ) -> History:
     """Train an optimizer's net for some epochs; see `NaturalGradient.fit`."""
     epochs = as_count(epochs, "epochs", 0)
@@ -76,14 +54,19 @@ def fit(
         batch_size = as_count(batch_size, "batch_size", 1)
     if time_limit is not None:
         time_limit = as_number(time_limit, "time_limit", minimum=0.0)
+    convergence = Convergence(*tolerances, optimizer.net.dtype)
     options: BatchOptions = {"l2": optimizer.l2, "num_threads": optimizer.num_threads}
     check = None if validation is None else _as_validation(optimizer, validation, options)
     options["sample_weight"] = sample_weight
     data = Cases(optimizer.net, optimizer.loss, X, y, options, batch_size)
-    loop = _Loop(optimizer, data, _as_callbacks(callbacks), check, time_limit)
+    loop = _Loop(optimizer, data, as_callbacks(callbacks), check, time_limit, convergence)
     if progress:
         loop.bar = _progress_bar(epochs * data.batches_per_epoch)
     return loop.run(epochs)
+
+
+# Batches in a row whose objective is not finite, after which a training ends.
+MOST_NON_FINITE = 3
 
 
 class _Loop:
@@ -93,80 +76,127 @@ class _Loop:
         self,
         optimizer: Trainee,
         data: Cases,
-        callbacks: list[Callable[[StepInfo], object]],
+        callbacks: list[Callback],
         check: Batch | None,
         time_limit: float | None,
+        convergence: Convergence,
     ) -> None:
         self.optimizer, self.data, self.callbacks = optimizer, data, callbacks
-        self.check, self.time_limit = check, time_limit
+        self.check, self.time_limit, self.convergence = check, time_limit, convergence
         self.bar: Bar | None = None
         self.history = History()
         self.start = time.perf_counter()
+        self.non_finite = 0  # batches in a row
+        self.last: TrainingContext | None = None
 
     def run(self, epochs: int) -> History:
         """Train; Ctrl-C ends it, and a step that was taken is in the history."""
         before = self.optimizer.last_info
+        for callback in self.callbacks:
+            getattr(callback, "begin", _nothing)()
         try:
             for epoch in range(epochs):
                 self.epoch(epoch)
-                if self.history.stop_reason != "epochs":
+                if self.is_over:
                     break
         except KeyboardInterrupt:
             self.history.stop_reason = "interrupted"
             last, steps = self.optimizer.last_info, self.history.steps
             if last is not None and last is not (steps[-1] if steps else before):
-                steps.append(last)
+                self.record(last, epoch)
         finally:
             if self.bar is not None:
                 self.bar.close()
+        if self.last is not None:
+            for callback in self.callbacks:
+                getattr(callback, "end", _nothing)(self.last)
         self.history.seconds = time.perf_counter() - self.start
         return self.history
 
+    @property
+    def is_over(self) -> bool:
+        """Whether something has ended the training."""
+        return self.history.stop_reason != "epochs"
+
+    @property
+    def is_late(self) -> bool:
+        """Whether no further step may begin."""
+        return self.time_limit is not None and time.perf_counter() - self.start >= self.time_limit
+
     def epoch(self, number: int) -> None:
         """Take the steps of an epoch, and record it if there was one."""
-        start, history = time.perf_counter(), self.history
-        first = len(history.steps)
-        for batch in self.data.batches(self.optimizer._rng):
-            if self.time_limit is not None and time.perf_counter() - self.start >= self.time_limit:
-                history.stop_reason = "time_limit"
+        start, first = time.perf_counter(), len(self.history.steps)
+        batches = self.data.batches(self.optimizer._rng)
+        batch = next(batches, None)
+        is_recorded = False
+        while batch is not None and not self.is_over:
+            if self.is_late:
+                self.history.stop_reason = "time_limit"
                 break
-            self.step(batch)
-            if history.stop_reason != "epochs":
-                break
-        if len(history.steps) > first:
-            history.epochs.append(
-                EpochInfo(
-                    epoch=number,
-                    loss=float(np.mean([info.loss for info in history.steps[first:]])),
-                    validation_loss=None if self.check is None else self.check.value(),
-                    seconds=time.perf_counter() - start,
-                )
-            )
+            info = self.optimizer.step(batch)
+            self.record(info, number)
+            self.judge(info)
+            batch = next(batches, None)
+            is_recorded = batch is None or self.is_over
+            validation = self.end_epoch(number, start, first) if is_recorded else None
+            self.tell(info, number, is_recorded, validation)
+        if not is_recorded and len(self.history.steps) > first:
+            self.end_epoch(number, start, first)
 
-    def step(self, batch: Batch) -> None:
-        """Take and record a step, and ask whether to stop."""
-        info = self.optimizer.step(batch)
+    def record(self, info: StepInfo, epoch: int) -> None:
+        """Keep the record of a step."""
         self.history.steps.append(info)
+        self.history.epoch_of_step.append(epoch)
         if self.bar is not None:
             self.bar.set_postfix(loss=f"{info.loss:.4g}", refresh=False)
             self.bar.update()
-        # No generator: every callback sees every step.
-        if any([bool(callback(info)) for callback in self.callbacks]):
+
+    def judge(self, info: StepInfo) -> None:
+        """Whether the step says that the training is over."""
+        optimizer, history = self.optimizer, self.history
+        self.non_finite = 0 if math.isfinite(info.loss) else self.non_finite + 1
+        if optimizer.restore() or self.non_finite >= MOST_NON_FINITE:
+            history.stop_reason = "non_finite"
+        elif not info.accepted and info.damping >= optimizer.damping_policy.maximum:
+            history.stop_reason = "damping_limit"
+        elif self.data.is_full:
+            params = optimizer.net.params
+            reason = self.convergence.reason(info, params, optimizer.num_threads)
+            history.stop_reason = reason or history.stop_reason
+
+    def end_epoch(self, number: int, start: float, first: int) -> float | None:
+        """Record an epoch; its validation loss."""
+        validation = None if self.check is None else self.check.value()
+        self.history.epochs.append(
+            EpochInfo(
+                epoch=number,
+                loss=float(np.mean([info.loss for info in self.history.steps[first:]])),
+                validation_loss=validation,
+                seconds=time.perf_counter() - start,
+            )
+        )
+        return validation
+
+    def tell(self, info: StepInfo, epoch: int, is_end: bool, validation: float | None) -> None:
+        """Call the callbacks: every one sees every step, also where one of them ends it."""
+        optimizer = self.optimizer
+        self.last = TrainingContext(
+            info, epoch, is_end, validation, optimizer.net, optimizer, self.history
+        )
+        stops = False
+        for callback in self.callbacks:
+            try:
+                answer = callback(self.last)
+            except StopTraining:
+                answer = True
+            # What a callback returns by accident, such as the count of `write`, ends nothing.
+            stops = stops or answer is True or (isinstance(answer, np.bool_) and bool(answer))
+        if stops and not self.is_over:
             self.history.stop_reason = "callback"
-        elif not info.accepted and info.damping >= self.optimizer.damping_policy.maximum:
-            self.history.stop_reason = "damping_limit"
 
 
-def _as_callbacks(
-    callbacks: Callable[[StepInfo], object] | Iterable[Callable[[StepInfo], object]],
-) -> list[Callable[[StepInfo], object]]:
-    if callable(callbacks):
-        return [callbacks]
-    result = list(callbacks)
-    for callback in result:
-        if not callable(callback):
-            raise TypeError(f"callbacks must be callable, got {callback!r}")
-    return result
+def _nothing(*_: object) -> None:
+    """What callbacks without `begin` or `end` do."""
 
 
 def _as_validation(optimizer: Trainee, validation: object, options: BatchOptions) -> Batch:

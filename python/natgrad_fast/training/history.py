@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..linear.results import SolveInfo
+from .history_figure import draw
 
 __all__ = ["EpochInfo", "History", "StepInfo"]
 
@@ -31,6 +37,14 @@ class StepInfo:
     solve : SolveInfo
         Status, iterations and so on of the solver.
     seconds : float
+    batch_size : int
+        Cases of the batch.
+    solver : str
+        Which step solver it was.
+    at_rounding : bool
+        Whether the step, or the decrease that the model promised, was below the rounding of the
+        float type: nothing can be learned from its ratio, and the damping returns to its first
+        value.
     """
 
     step: int
@@ -45,6 +59,17 @@ class StepInfo:
     accepted: bool
     solve: SolveInfo
     seconds: float
+    batch_size: int
+    solver: str
+    at_rounding: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values by name; those of `solve` as ``solve_status`` and so on."""
+        record = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        solve: SolveInfo = record.pop("solve")
+        for name, value in dataclasses.asdict(solve).items():
+            record[f"solve_{name}"] = str(value.value) if name == "status" else value
+        return record
 
 
 @dataclass(frozen=True)
@@ -77,9 +102,16 @@ class History:
     steps : list of StepInfo
     epochs : list of EpochInfo
         One for every epoch of which at least one step was done.
-    stop_reason : {"epochs", "time_limit", "callback", "interrupted", "damping_limit"}
-        "damping_limit": a step was rejected at the largest damping that the policy allows, as
-        happens when the objective can not be lowered any further in this float type.
+    stop_reason : str
+        What ended the training.
+
+        - "epochs": all were done.
+        - "time_limit", "callback", "interrupted": the limit, a callback, or Ctrl-C.
+        - "objective_tol", "gradient_tol", "step_tol": converged, by that tolerance of `fit`.
+        - "damping_limit": a step was rejected at the largest damping that the policy allows, as
+          happens when the objective can not be lowered any further in this float type.
+        - "non_finite": the parameters, or the objective on several batches in a row, were not
+          finite; the parameters are those of the last good point.
     seconds : float
     """
 
@@ -87,3 +119,41 @@ class History:
     epochs: list[EpochInfo] = field(default_factory=list)
     stop_reason: str = "epochs"
     seconds: float = 0.0
+    epoch_of_step: list[int] = field(default_factory=list, repr=False)
+
+    def to_dict(self) -> dict[str, NDArray[Any]]:
+        """Arrays with an element for every step, by name of the record's attribute.
+
+        ``epoch`` and ``elapsed`` (seconds of all steps up to and with this one) come with them.
+        """
+        records = [info.to_dict() for info in self.steps]
+        names = list(records[0]) if records else []
+        arrays: dict[str, NDArray[Any]] = {
+            name: np.array([record[name] for record in records]) for name in names
+        }
+        if records:
+            arrays["epoch"] = np.array(self.epoch_of_step)
+            arrays["elapsed"] = np.cumsum(arrays["seconds"])
+        return arrays
+
+    def to_frame(self) -> Any:
+        """A pandas data frame of `to_dict`; needs pandas."""
+        try:
+            import pandas
+        except ImportError:
+            raise ImportError("to_frame needs pandas: pip install pandas") from None
+        return pandas.DataFrame(self.to_dict())
+
+    def plot(self, against: str = "step") -> Any:
+        """Draw loss, damping, reduction ratio, learning rate and iterations; needs matplotlib.
+
+        Parameters
+        ----------
+        against : {"step", "seconds"}
+            What the horizontal axis shows.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+        """
+        return draw(self.to_dict(), [epoch.validation_loss for epoch in self.epochs], against)

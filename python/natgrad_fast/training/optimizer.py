@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,8 +21,11 @@ from ..model.mlp import MLP, as_net
 from ..operators import GGN, EmpiricalFisher, Fisher, Hessian
 from ..operators.curvature import CurvatureMatrix
 from ..solvers import StepSolver, as_solver
+from .callbacks import Callback
+from .convergence import Tolerance
 from .damping import DampingPolicy, as_policy
 from .fit import fit
+from .generator import as_generator
 from .history import History, StepInfo
 from .rescale import Update, rescale
 
@@ -43,6 +46,7 @@ class _Progress(NamedTuple):
     last_solution: Array | None = None  # (P,), of the last solve: the next one's start
     last_update: Array | None = None  # (P,), d_prev
     info: StepInfo | None = None  # of the last step
+    params: Array | None = None  # (P,), where the last accepted step led to
 
 
 class NaturalGradient:
@@ -247,29 +251,58 @@ class NaturalGradient:
         loss, gradient = batch.value_and_grad(linearization)
         damping = self._policy.value
         norm = math.sqrt(dot(gradient, gradient, self.num_threads))
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            self._policy.update(math.nan, False)
-            info = self._record(start, loss, loss, math.nan, damping, norm, None, _NO_SOLVE)
-            return None, _Progress(info.step + 1, None, self._progress.last_update, info), False
+        past = self._progress
+        is_finite = math.isfinite(loss) and math.isfinite(norm)
+        if not (is_finite and all_finite(self.net.params, self.num_threads)):
+            # No damping helps where one stands.
+            info = self._record(batch, start, (loss, loss, math.nan), damping, norm)
+            return None, past._replace(step=info.step + 1, last_solution=None, info=info), False
         matrix = CURVATURES[self.curvature].on(batch, linearization)
         self.solver.update(batch, linearization)
         self.solver.refresh(damping)
-        x, solve = self.solver.direction(matrix, gradient, damping, self._progress.last_solution)
+        x, solve = self.solver.direction(matrix, gradient, damping, past.last_solution)
         if solve.status is Status.INTERRUPTED:
             raise KeyboardInterrupt
-        last = self._progress.last_update
+        last = past.last_update
         update = rescale(matrix, gradient, -x, last, damping, fixed=not self.momentum)
         candidate = self.net.params + update.d
         new_loss = batch.value(candidate)
         accepted = math.isfinite(new_loss) and new_loss <= loss
         ratio = self._reduction_ratio(loss, new_loss, update, damping)
-        self._policy.update(ratio, accepted)
+        at_rounding = math.isfinite(new_loss) and self._is_rounding(update, loss)
+        # From numbers that are rounding nothing is learned, whichever way they fell.
+        self._policy.update(math.nan if at_rounding else ratio, accepted or at_rounding)
         self.solver.accepted(accepted)
         step = update if accepted else update._replace(square=0.0)
-        info = self._record(start, loss, new_loss, ratio, damping, norm, step, solve, accepted)
-        solution = x if accepted and all_finite(x) else None
-        d = update.d if accepted else last
-        return candidate, _Progress(info.step + 1, solution, d, info), accepted
+        info = self._record(
+            batch, start, (loss, new_loss, ratio), damping, norm, step, solve, accepted, at_rounding
+        )
+        if not accepted:
+            return None, past._replace(step=info.step + 1, last_solution=None, info=info), False
+        solution = x if all_finite(x) else None
+        return candidate, _Progress(info.step + 1, solution, update.d, info, candidate), True
+
+    def _is_rounding(self, update: Update, loss: float) -> bool:
+        """Whether the step, or the decrease that it promises, is below the dtype's rounding."""
+        eps = float(np.finfo(self.net.dtype).eps)
+        params = self.net.params
+        length = math.sqrt(dot(params, params, self.num_threads))
+        is_short = math.sqrt(update.square) <= 4.0 * eps * length
+        return is_short or abs(update.change) <= eps * abs(loss)
+
+    def restore(self) -> bool:
+        """Put back the parameters of the last accepted step where the present ones are not finite.
+
+        Returns
+        -------
+        bool
+            Whether the present ones were not finite. Without such a step they stay.
+        """
+        if all_finite(self.net.params, self.num_threads):
+            return False
+        if self._progress.params is not None:
+            self.net.params[...] = self._progress.params
+        return True
 
     def _reduction_ratio(
         self, loss: float, new_loss: float, update: Update, damping: float
@@ -284,16 +317,17 @@ class NaturalGradient:
 
     def _record(
         self,
+        batch: Batch,
         start: float,
-        loss: float,
-        new_loss: float,
-        ratio: float,
+        losses: tuple[float, float, float],
         damping: float,
         gradient_norm: float,
-        update: Update | None,
-        solve: SolveInfo,
+        update: Update | None = None,
+        solve: SolveInfo | None = None,
         accepted: bool = False,
+        at_rounding: bool = False,
     ) -> StepInfo:
+        loss, new_loss, ratio = losses
         return StepInfo(
             step=self._progress.step,
             loss=loss,
@@ -305,8 +339,11 @@ class NaturalGradient:
             learning_rate=0.0 if update is None else update.learning_rate,
             momentum=0.0 if update is None else update.momentum,
             accepted=accepted,
-            solve=solve,
+            solve=_NO_SOLVE if solve is None else solve,
             seconds=time.perf_counter() - start,
+            batch_size=batch.num_cases,
+            solver=type(self.solver).__name__,
+            at_rounding=at_rounding,
         )
 
     def fit(
@@ -318,11 +355,14 @@ class NaturalGradient:
         batch_size: int | None = None,
         sample_weight: ArrayLike | None = None,
         validation: tuple[ArrayLike, ArrayLike] | None = None,
-        callbacks: Iterable[Callable[[StepInfo], object]] = (),
+        callbacks: Callback | Iterable[Callback] = (),
         progress: bool = False,
         time_limit: float | None = None,
+        ftol: Tolerance = "auto",
+        gtol: Tolerance = "auto",
+        xtol: Tolerance = "auto",
     ) -> History:
-        """Train for some epochs.
+        """Train for some epochs, or until nothing is to be gained any more.
 
         Parameters
         ----------
@@ -335,16 +375,22 @@ class NaturalGradient:
         validation : (X, y), optional
             Data whose objective is recorded after every epoch.
         callbacks : iterable of callables
-            Each is called with the `StepInfo` of every step; True ends the training.
+            Each is called with a `callbacks.TrainingContext` after every step. True, or
+            `callbacks.StopTraining`, ends the training; anything else that is returned does not.
         progress : bool
             Show a progress bar; needs tqdm (``pip install natgrad_fast[progress]``).
         time_limit : float, optional
             Seconds after which no further step begins.
+        ftol, gtol, xtol : float, "auto" or None
+            Where all cases are one batch, the training ends when the objective fell by less than
+            `ftol` of it over ten accepted steps (or promises less than rounding three times in a
+            row), when the gradient is `gtol` of the longest one so far, or when an accepted step is
+            `xtol` of the parameters. "auto" is 10 eps, eps and eps of the float type; None: never.
 
         Returns
         -------
         History
-            What was done until the end, a limit, a callback or Ctrl-C stopped it.
+            What was done until the end, a limit, a tolerance, a callback or Ctrl-C stopped it.
 
         Raises
         ------
@@ -364,6 +410,7 @@ class NaturalGradient:
             callbacks=callbacks,
             progress=progress,
             time_limit=time_limit,
+            tolerances=(ftol, gtol, xtol),
         )
 
     def state_dict(self) -> State:
@@ -410,7 +457,7 @@ class NaturalGradient:
             reader.optional_array("last_solution", size, dtype),
             reader.optional_array("last_update", size, dtype),
         )
-        rng = _as_generator(reader)
+        rng = as_generator(reader)
         policy, solver = self._policy.state_dict(), self.solver.state_dict()
         try:
             with inside(reader.path("damping")):
@@ -443,20 +490,3 @@ _NO_SOLVE = SolveInfo(Status.NON_FINITE, 0, math.nan, math.nan, 0, 0.0, 0.0)
 
 def _copy(vector: Array | None) -> Array | None:
     return None if vector is None else np.array(vector)
-
-
-def _as_generator(reader: StateReader) -> np.random.Generator:
-    """A generator with the state of `numpy.random.default_rng`'s, PCG64."""
-    names = ("bit_generator", "state", "has_uint32", "uinteger")
-    outer = StateReader(reader["rng"], reader.path("rng"), names)
-    outer.same("bit_generator", "PCG64")
-    inner = StateReader(outer["state"], outer.path("state"), ("state", "inc"))
-    state: Mapping[str, Any] = {
-        "bit_generator": "PCG64",
-        "state": {name: inner.integer(name, 0, 2**128 - 1) for name in ("state", "inc")},
-        "has_uint32": outer.integer("has_uint32", 0, 1),
-        "uinteger": outer.integer("uinteger", 0, 2**32 - 1),
-    }
-    generator = np.random.default_rng(0)
-    generator.bit_generator.state = state
-    return generator

@@ -1,0 +1,42 @@
+"""What the loop over epochs asks of an optimizer."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from ..losses import Loss
+from ..model.batch import Batch
+from ..model.mlp import MLP
+from .damping import DampingPolicy
+from .history import StepInfo
+
+__all__ = ["Trainee"]
+
+
+class Trainee(Protocol):
+    """What the loop asks of an optimizer."""
+
+    net: MLP
+    loss: Loss
+    num_threads: int
+    _rng: np.random.Generator
+
+    @property
+    def l2(self) -> float | tuple[float, float]:
+        """Weight decay."""
+
+    @property
+    def damping_policy(self) -> DampingPolicy:
+        """What chooses the damping."""
+
+    @property
+    def last_info(self) -> StepInfo | None:
+        """Record of the last step."""
+
+    def step(self, X: Batch) -> StepInfo:
+        """Take a step on a batch."""
+
+    def restore(self) -> bool:
+        """Put back the last good parameters where the present ones are not finite."""
