@@ -36,6 +36,8 @@ from .operators import (
 )
 from .preconditioners import EKFAC, KFAC, TEKFAC, TKFAC, DiagonalPreconditioner, Nystrom
 from .training import (
+    BatchSchedule,
+    ControllerInfo,
     DampingPolicy,
     EpochInfo,
     History,
@@ -54,10 +56,12 @@ __all__ = [
     "TEKFAC",
     "TKFAC",
     "Batch",
+    "BatchSchedule",
     "BlockCGResult",
     "BlockSolveResult",
     "CGIterate",
     "CGResult",
+    "ControllerInfo",
     "DampingPolicy",
     "DiagonalPreconditioner",
     "EmpiricalFisher",
