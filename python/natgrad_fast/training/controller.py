@@ -55,8 +55,8 @@ class Guard:
     """The loss of fresh batches: where it was best, and whether it has risen beyond its noise.
 
     `mean` averages the losses by .7. Their deviation is that of differences between neighbours
-    among the `recent` ones, absolute, or relative to their size: in the latter a fall through orders
-    of magnitude hardly shows.
+    among the `recent` ones, absolute, or relative to their size: in the latter a fall through
+    orders of magnitude hardly shows.
     """
 
     mean: float = math.nan
@@ -76,7 +76,7 @@ class Guard:
 
     @property
     def deviation(self) -> float:
-        """Standard deviation of a loss, from differences of two: their variance is twice its own."""
+        """Standard deviation of a loss: that of a difference of two has twice its variance."""
         pairs = list(itertools.pairwise(self.recent))
         if not pairs:
             return math.inf
