@@ -48,7 +48,8 @@ class NaturalGradient:
         The matrix B. A Hessian, or the GGN of a loss that is no exponential family, may be
         indefinite: "cg" then stops at negative curvature, and the damping rises.
     solver : solvers.StepSolver or "auto"
-        How to solve; "auto" is ``solvers.CG()`` with its defaults. The optimizer works with a copy.
+        How to solve; "auto" is ``solvers.Kronecker()`` for a Fisher matrix or GGN of more than a
+        few hundred parameters, else ``solvers.CG()``. The optimizer works with a copy.
     damping : DampingPolicy, float or "auto"
         "auto" is ``LevenbergMarquardt(1.0)``; a number stands for ``Tikhonov(number)``.
     momentum : bool or "auto"
@@ -116,7 +117,7 @@ class NaturalGradient:
         seed = as_count(seed, "seed", 0)
         self._rng = np.random.default_rng(seed)
         self._seed = seed
-        own = copy.copy(as_solver(solver))
+        own = copy.copy(as_solver(solver, self.net, self.curvature))
         own.init(self.net, self.loss, seed=seed, num_threads=self.num_threads)
         self._exact = ExactSteps(self.curvature, self.momentum, own, policy)
         self._stochastic: StochasticSteps | None = None  # made when the first one is due

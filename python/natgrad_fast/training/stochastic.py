@@ -24,7 +24,7 @@ __all__ = ["StochasticSteps"]
 # Damping of the factors, and of the model, in units of the largest mean eigenvalue of F so far.
 FACTOR_DAMPING, MODEL_DAMPING = 0.003, 0.05
 # Of a step that applies the preconditioner once.
-APPLIED = SolveInfo(Status.STOPPED, 0, math.nan, math.nan, 0, 0.0, 0.0)
+APPLIED = SolveInfo(Status.APPROXIMATE, 0, math.nan, math.nan, 0, 0.0, 0.0)
 # Cases of a batch that the statistics are made of: a share of them, and no fewer than some.
 STATISTICS_SHARE, LEAST_STATISTICS = 8, 64
 
