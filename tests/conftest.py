@@ -44,6 +44,11 @@ TOLERANCES = {
 NUMERICS = {"linear", "preconditioners", "solvers"}
 
 
+def pytest_addoption(parser):
+    parser.addoption("--campaign", type=int, metavar="N", help="rounds of random calls")
+    parser.addoption("--campaign-seed", type=int, metavar="S", help="of the first round")
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.parent.name in NUMERICS:

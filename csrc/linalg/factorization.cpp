@@ -34,22 +34,26 @@ struct Tiles {
   Index n, count;
 };
 
-// The largest element of S, and S over it, with rows as long as whole panels; S = 0 stays as it is.
+// S over a power of two next to its largest element, with rows as long as whole panels.
 struct Scaled {
-  double factor = 0;
+  double factor = 1;
   Matrix<double> matrix;
 };
 template <class T>
 Scaled scaled_copy(const Matrix<T>& s, int num_threads) {
   const Index n = s.rows, panels = Panels<double>::count_for(n);
-  Scaled scaled{0.0, Matrix<double>(n, n, panels * Tile<double>::width)};
-  scaled.factor = static_cast<double>(map(s).cwiseAbs().maxCoeff());
-  const double inverse = scaled.factor > 0.0 ? 1.0 / scaled.factor : 0.0;
+  Scaled scaled{1.0, Matrix<double>(n, n, panels * Tile<double>::width)};
+  int exponent = 0;
+  std::frexp(static_cast<double>(map(s).cwiseAbs().maxCoeff()), &exponent);
+  scaled.factor = std::ldexp(1.0, exponent);
+  // In two parts: the inverse of a number below the normal ones is beyond the range.
+  const double half = std::ldexp(1.0, -(exponent / 2)),
+               rest = std::ldexp(1.0, exponent / 2 - exponent);
   const Tiles tiles(n);
   parallel_for(tiles.count, num_threads, [&](Index i, int) {
     for (Index r = tiles.begin(i); r < tiles.begin(i) + tiles.size(i); ++r) {
       double* out = scaled.matrix.row(r);
-      for (Index c = 0; c < n; ++c) out[c] = inverse * static_cast<double>(s.row(r)[c]);
+      for (Index c = 0; c < n; ++c) out[c] = half * static_cast<double>(s.row(r)[c]) * rest;
       std::fill(out + n, out + scaled.matrix.ld, 0.0);
     }
   });

@@ -59,6 +59,7 @@ FAMILIES = {
     "constant": lambda rng, n: 1.0 + 1e-3 * moments(rng, n, 3 * n),
     "tiny": lambda rng, n: 1e-290 * moments(rng, n, 2 * n),
     "huge": lambda rng, n: 1e290 * moments(rng, n, 2 * n),
+    "below the normal numbers": lambda rng, n: 1e-320 * np.ones((n, n)),
 }
 
 

@@ -410,7 +410,8 @@ def _is_positive(matrix: Array, noise: float) -> bool:
         return False
     if noise > 0.0 and not matrix.any():
         return True
-    shifted = np.array(matrix, np.float64)
+    # of a size at which no product leaves the range
+    shifted = np.ldexp(matrix.astype(np.float64), -int(np.frexp(np.abs(matrix).max())[1]))
     trace = float(np.trace(shifted))
     shifted.flat[:: len(shifted) + 1] += noise * trace
     try:
