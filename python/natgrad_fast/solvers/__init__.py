@@ -3,5 +3,6 @@
 from .auto import as_solver
 from .base import Direction, StepSolver
 from .cg import CG
+from .dense import Dense
 
-__all__ = ["CG", "Direction", "StepSolver", "as_solver"]
+__all__ = ["CG", "Dense", "Direction", "StepSolver", "as_solver"]
