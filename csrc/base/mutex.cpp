@@ -29,6 +29,16 @@ std::mutex& renewal() {
                                                             });
 #endif
 
+bool try_for_a_while(std::timed_mutex& mutex) {
+  constexpr std::chrono::milliseconds while_(20);
+#ifdef __SANITIZE_THREAD__
+  // It does not know the system call behind waits by the steady clock.
+  return mutex.try_lock_until(std::chrono::system_clock::now() + while_);
+#else
+  return mutex.try_lock_for(while_);
+#endif
+}
+
 }  // namespace
 
 unsigned num_forks() {
@@ -61,7 +71,7 @@ void Mutex::lock() {
   std::timed_mutex& mutex = of_this_process();
   if (mutex.try_lock()) return;
   const auto wait = [&] {
-    while (!mutex.try_lock_for(std::chrono::milliseconds(20))) poll_interrupt();
+    while (!try_for_a_while(mutex)) poll_interrupt();
   };
   const WaitHook hook = wait_hook;
   hook ? hook(wait) : wait();

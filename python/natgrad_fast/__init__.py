@@ -38,6 +38,8 @@ from .operators import (
 )
 from .preconditioners import EKFAC, KFAC, TEKFAC, TKFAC, DiagonalPreconditioner, Nystrom
 from .training import (
+    BatchSchedule,
+    ControllerInfo,
     DampingPolicy,
     EpochInfo,
     History,
@@ -56,10 +58,12 @@ __all__ = [
     "TEKFAC",
     "TKFAC",
     "Batch",
+    "BatchSchedule",
     "BlockCGResult",
     "BlockSolveResult",
     "CGIterate",
     "CGResult",
+    "ControllerInfo",
     "DampingPolicy",
     "DenseMatrix",
     "DiagonalPreconditioner",

@@ -88,6 +88,19 @@ class StateReader:
             raise self.refuse(key, f"a number {bound}")
         return value
 
+    def number_or(self, key: str, unknown: float) -> float:
+        """Return a finite real leaf, or `unknown` for None."""
+        return unknown if self._state[key] is None else self.number(key)
+
+    def numbers(self, key: str, most: int) -> tuple[float, ...]:
+        """Return a list or tuple of at most so many finite numbers."""
+        got = self._state[key]
+        if not isinstance(got, list | tuple) or len(got) > most:
+            raise self.refuse(key, f"a list of at most {most} numbers")
+        names = {str(place): x for place, x in enumerate(got)}
+        inner = StateReader(names, self.path(key), names)
+        return tuple(inner.number(name) for name in names)
+
     def flag(self, key: str) -> bool:
         """Return a leaf that is True or False."""
         got = self._state[key]

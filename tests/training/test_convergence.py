@@ -1,7 +1,5 @@
 """The end of training: converged, not finite any more, and going on with other data."""
 
-import math
-
 import natgrad_fast as ng
 import numpy as np
 import pytest
@@ -134,19 +132,16 @@ def test_parameters_that_are_not_finite_end_fit_at_the_last_good_point(wrong, ba
             net.params[3] = wrong
 
     opt = ng.NaturalGradient(net, SQUARED)
-    damping = []
     history = opt.fit(
         x,
         y,
         epochs=100,
         batch_size=batch_size,
-        callbacks=[spoil, lambda _: damping.append(opt.damping)],
+        callbacks=spoil,
     )
     assert history.stop_reason == "non_finite"
-    assert len(history.steps) == 6
-    assert not history.steps[-1].accepted
+    assert len(history.steps) == 5
     assert same_bits(net.params, good[4])
-    assert damping[-1] == damping[-2]
     assert opt.step(x, y).accepted
 
 
@@ -165,5 +160,5 @@ def test_nothing_good_to_go_back_to():
     net.params[:] = np.nan
     history = ng.NaturalGradient(net, SQUARED).fit(x, y, epochs=9)
     assert history.stop_reason == "non_finite"
-    assert len(history.steps) == 1
-    assert math.isnan(history.steps[0].loss)
+    assert history.steps == []
+    assert np.isnan(net.params).all()

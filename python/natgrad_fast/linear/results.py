@@ -41,6 +41,7 @@ class Status(enum.StrEnum):
     INTERRUPTED = "interrupted"
     SINGULAR = "singular"
     OUT_OF_RANGE = "out_of_range"
+    APPROXIMATE = "approximate"
 
     @property
     def success(self) -> bool:
@@ -70,6 +71,7 @@ _ADVICE = {
         "A + damping I is singular, at least to rounding: raise damping. x has the least residual "
         "that was found."
     ),
+    Status.APPROXIMATE: "x is that of an approximate inverse; nothing was iterated.",
     Status.OUT_OF_RANGE: (
         "The solution is too large or too small for this float type: scale A or b, or use float64 "
         "in place of float32."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,6 +16,7 @@ from .batches import Cases
 from .callbacks import Callback, StopTraining, TrainingContext, as_callbacks
 from .convergence import Convergence, Tolerance
 from .history import EpochInfo, History, StepInfo
+from .schedule import BatchSchedule
 from .trainee import Trainee
 
 __all__ = ["fit"]
@@ -40,7 +41,7 @@ def fit(
     y: ArrayLike,
     *,
     epochs: int,
-    batch_size: int | None,
+    batch_size: int | BatchSchedule | Literal["auto"] | None,
     sample_weight: ArrayLike | None,
     validation: tuple[ArrayLike, ArrayLike] | None,
     callbacks: Callback | Iterable[Callback],
@@ -50,8 +51,6 @@ def fit(
 ) -> History:
     """Train an optimizer's net for some epochs; see `NaturalGradient.fit`."""
     epochs = as_count(epochs, "epochs", 0)
-    if batch_size is not None:
-        batch_size = as_count(batch_size, "batch_size", 1)
     if time_limit is not None:
         time_limit = as_number(time_limit, "time_limit", minimum=0.0)
     convergence = Convergence(*tolerances, optimizer.net.dtype)
@@ -133,9 +132,13 @@ class _Loop:
             if self.is_late:
                 self.history.stop_reason = "time_limit"
                 break
-            info = self.optimizer.step(batch)
+            if self.optimizer.restore():
+                self.history.stop_reason = "non_finite"
+                break
+            info = self.optimizer._step_of(batch, self.data.num_cases)
             self.record(info, number)
             self.judge(info)
+            self.resize()
             batch = next(batches, None)
             is_recorded = batch is None or self.is_over
             validation = self.end_epoch(number, start, first) if is_recorded else None
@@ -163,6 +166,13 @@ class _Loop:
             params = optimizer.net.params
             reason = self.convergence.reason(info, params, optimizer.num_threads)
             history.stop_reason = reason or history.stop_reason
+
+    def resize(self) -> None:
+        """The size of the next batch."""
+        sizes = self.data.sizes
+        sizes.advance(len(self.history.steps))
+        if sizes.may_grow and self.optimizer._grown():
+            sizes.grow()
 
     def end_epoch(self, number: int, start: float, first: int) -> float | None:
         """Record an epoch; its validation loss."""

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..linear.results import SolveInfo
+from ..linear.results import SolveInfo, Status
+from .controller import ControllerInfo
 from .history_figure import draw
 
-__all__ = ["EpochInfo", "History", "StepInfo"]
+__all__ = ["NO_SOLVE", "EpochInfo", "History", "StepInfo"]
+
+# Of a step without a solve.
+NO_SOLVE = SolveInfo(Status.NON_FINITE, 0, math.nan, math.nan, 0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -24,51 +29,61 @@ class StepInfo:
     step : int
         Number of the step, from 0.
     loss, new_loss : float
-        Objective of the batch before the step, and after it (tried, if it was rejected).
-    reduction_ratio : float
-        Actual over predicted change of the objective; -inf if `new_loss` is not finite.
+        Objective of the batch before the step, and after it (tried, if it was rejected; NaN where a
+        step is judged by the next batch).
     damping : float
         Damping that was used.
     gradient_norm, step_norm : float
         Euclidean; `step_norm` is 0 for a rejected step.
-    learning_rate, momentum : float
-        Factors of the solution and of the previous step.
-    accepted : bool
-    solve : SolveInfo
-        Status, iterations and so on of the solver.
     seconds : float
     batch_size : int
         Cases of the batch.
     solver : str
         Which step solver it was.
+    reduction_ratio : float
+        Actual over predicted change of the objective; -inf if `new_loss` is not finite.
+    learning_rate, momentum : float
+        Factors of the solution and of the previous step.
+    accepted : bool
+    solve : SolveInfo
+        Status, iterations and so on of the solver.
     at_rounding : bool
         Whether the step, or the decrease that the model promised, was below the rounding of the
         float type: nothing can be learned from its ratio, and the damping returns to its first
         value.
+    controller : ControllerInfo or None
+        Of a step on a mini-batch with the defaults.
     """
 
     step: int
     loss: float
-    new_loss: float
-    reduction_ratio: float
     damping: float
     gradient_norm: float
-    step_norm: float
-    learning_rate: float
-    momentum: float
-    accepted: bool
-    solve: SolveInfo
     seconds: float
     batch_size: int
     solver: str
-    at_rounding: bool
+    new_loss: float = math.nan
+    reduction_ratio: float = math.nan
+    step_norm: float = 0.0
+    learning_rate: float = 0.0
+    momentum: float = 0.0
+    accepted: bool = False
+    solve: SolveInfo = NO_SOLVE
+    at_rounding: bool = False
+    controller: ControllerInfo | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values by name; those of `solve` as ``solve_status`` and so on."""
+        """Plain values by name; those of `solve` as ``solve_status`` and so on.
+
+        Likewise ``controller_mode`` where there was a controller.
+        """
         record = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         solve: SolveInfo = record.pop("solve")
         for name, value in dataclasses.asdict(solve).items():
             record[f"solve_{name}"] = str(value.value) if name == "status" else value
+        controller: ControllerInfo | None = record.pop("controller")
+        if controller is not None:
+            record |= {f"controller_{k}": v for k, v in dataclasses.asdict(controller).items()}
         return record
 
 
@@ -127,9 +142,9 @@ class History:
         ``epoch`` and ``elapsed`` (seconds of all steps up to and with this one) come with them.
         """
         records = [info.to_dict() for info in self.steps]
-        names = list(records[0]) if records else []
+        names = list(dict.fromkeys(name for record in records for name in record))
         arrays: dict[str, NDArray[Any]] = {
-            name: np.array([record[name] for record in records]) for name in names
+            name: np.array([record.get(name, math.nan) for record in records]) for name in names
         }
         if records:
             arrays["epoch"] = np.array(self.epoch_of_step)

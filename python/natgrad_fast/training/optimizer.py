@@ -3,50 +3,32 @@
 from __future__ import annotations
 
 import copy
-import math
-import time
 from collections.abc import Iterable, Mapping
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .._arrays import all_finite, as_count, as_decay, as_name, as_num_threads, dot
+from .._arrays import all_finite, as_count, as_decay, as_name, as_num_threads
 from .._state import StateReader, inside
-from .._typing import Array, State
-from ..linear.results import SolveInfo, Status
+from .._typing import State
 from ..losses import Loss, LossName, as_loss
 from ..model.batch import Batch
 from ..model.mlp import MLP, as_net
-from ..operators import GGN, EmpiricalFisher, Fisher, Hessian
-from ..operators.curvature import CurvatureMatrix
+from ..preconditioners import KFAC
 from ..solvers import StepSolver, as_solver
 from .callbacks import Callback
 from .convergence import Tolerance
 from .damping import DampingPolicy, as_policy
+from .exact import CURVATURES, ExactSteps
 from .fit import fit
 from .generator import as_generator
 from .history import History, StepInfo
-from .rescale import Update, rescale
+from .progress import Progress
+from .schedule import BatchSchedule
+from .stochastic import StochasticSteps
 
 __all__ = ["NaturalGradient"]
-
-CURVATURES: dict[str, type[CurvatureMatrix]] = {
-    "fisher": Fisher,
-    "ggn": GGN,
-    "empirical_fisher": EmpiricalFisher,
-    "hessian": Hessian,
-}
-
-
-class _Progress(NamedTuple):
-    """Where a run is; replaced as a whole, after the parameters."""
-
-    step: int = 0  # number of the next step
-    last_solution: Array | None = None  # (P,), of the last solve: the next one's start
-    last_update: Array | None = None  # (P,), d_prev
-    info: StepInfo | None = None  # of the last step
-    params: Array | None = None  # (P,), where the last accepted step led to
 
 
 class NaturalGradient:
@@ -66,13 +48,14 @@ class NaturalGradient:
         The matrix B. A Hessian, or the GGN of a loss that is no exponential family, may be
         indefinite: "cg" then stops at negative curvature, and the damping rises.
     solver : solvers.StepSolver or "auto"
-        How to solve; "auto" is ``solvers.CG()`` with its defaults. The optimizer works with a copy.
-    damping : DampingPolicy or float, optional
-        ``LevenbergMarquardt(1.0)`` by default; a number stands for ``Tikhonov(number)``.
-    momentum : bool
+        How to solve; "auto" is ``solvers.Kronecker()`` for a Fisher matrix or GGN of more than a
+        few hundred parameters, else ``solvers.CG()``. The optimizer works with a copy.
+    damping : DampingPolicy, float or "auto"
+        "auto" is ``LevenbergMarquardt(1.0)``; a number stands for ``Tikhonov(number)``.
+    momentum : bool or "auto"
         Whether learning_rate and momentum minimise the damped quadratic model over the new
-        direction and the previous step (the 2 x 2 system of K-FAC, Martens & Grosse 2015, sec. 7).
-        Otherwise they are 1 and 0.
+        direction and the previous step (the 2 x 2 system of K-FAC, Martens & Grosse 2015, sec. 7),
+        as with "auto". Otherwise they are 1 and 0.
     l2 : float or (float, float)
         Weight decay of all parameters, or of weights and of biases; part of the objective and of B.
     seed : int
@@ -110,8 +93,8 @@ class NaturalGradient:
         *,
         curvature: Literal["fisher", "ggn", "empirical_fisher", "hessian"] = "fisher",
         solver: StepSolver | Literal["auto"] = "auto",
-        damping: DampingPolicy | float | None = None,
-        momentum: bool = True,
+        damping: DampingPolicy | float | Literal["auto"] | None = "auto",
+        momentum: bool | Literal["auto"] = "auto",
         l2: float | tuple[float, float] = 0.0,
         seed: int = 0,
         num_threads: int | None = None,
@@ -120,21 +103,31 @@ class NaturalGradient:
         self.loss = as_loss(loss)
         self.loss.num_targets(net.sizes[-1])  # refuses widths that the loss is not made for
         self.curvature = as_name(curvature, "curvature", CURVATURES)
-        self._policy = as_policy(damping)
-        self.momentum = bool(momentum)
+        policy = as_policy(None if isinstance(damping, str) and damping == "auto" else damping)
+        self.momentum = _as_momentum(momentum)
+        # Mini-batches that do not see all data get steps that are not judged on themselves.
+        self._is_automatic = (
+            curvature == "fisher"
+            and isinstance(solver, str)
+            and (damping is None or isinstance(damping, str))
+            and isinstance(momentum, str)
+        )
         self._l2 = as_decay(l2, "l2")
         self.num_threads = as_num_threads(num_threads)
         seed = as_count(seed, "seed", 0)
         self._rng = np.random.default_rng(seed)
-        self.solver = copy.copy(as_solver(solver))
-        self.solver.init(self.net, self.loss, seed=seed, num_threads=self.num_threads)
-        self._progress = _Progress()
+        self._seed = seed
+        own = copy.copy(as_solver(solver, self.net, self.curvature))
+        own.init(self.net, self.loss, seed=seed, num_threads=self.num_threads)
+        self._exact = ExactSteps(self.curvature, self.momentum, own, policy)
+        self._stochastic: StochasticSteps | None = None  # made when the first one is due
+        self._progress = Progress()
 
     def __repr__(self) -> str:
         """What is trained, and how."""
         return (
             f"NaturalGradient({self.net!r}, {self.loss!r}, curvature={self.curvature!r}, "
-            f"solver={self.solver!r}, damping={self._policy!r}, step={self._progress.step})"
+            f"solver={self.solver!r}, damping={self.damping_policy!r}, step={self._progress.step})"
         )
 
     @property
@@ -143,22 +136,27 @@ class NaturalGradient:
         return self._l2.shown
 
     @property
+    def solver(self) -> StepSolver:
+        """The optimizer's own copy of the step solver."""
+        return self._exact.solver
+
+    @property
     def damping(self) -> float:
         """Damping of the next step; a number or policy that is assigned replaces the policy."""
-        return self._policy.value
+        return self._exact.policy.value
 
     @damping.setter
     def damping(self, damping: DampingPolicy | float) -> None:
-        self._policy = as_policy(damping)
+        self._exact.policy = as_policy(damping)
 
     @property
     def damping_policy(self) -> DampingPolicy:
         """What chooses the damping; can be replaced by a number or policy."""
-        return self._policy
+        return self._exact.policy
 
     @damping_policy.setter
     def damping_policy(self, damping: DampingPolicy | float) -> None:
-        self._policy = as_policy(damping)
+        self._exact.policy = as_policy(damping)
 
     @property
     def last_info(self) -> StepInfo | None:
@@ -200,26 +198,58 @@ class NaturalGradient:
         Cost: one gradient, the products of the solver, up to two linearised and one plain forward
         pass.
         """
-        start = time.perf_counter()
-        batch = self._as_batch(X, y, sample_weight)
-        policy, solver = self._policy.state_dict(), self.solver.state_dict()
-        before = self._progress
-        params = None
+        return self._step_of(self._as_batch(X, y, sample_weight), None)
+
+    def _step_of(self, batch: Batch, num_cases: int | None) -> StepInfo:
+        """Take one step on a batch out of so many cases; None: the batch is all there is."""
+        if self._is_automatic and num_cases is not None and batch.num_cases < num_cases:
+            return self._stochastic_step(batch, num_cases)
+        policy, solver = self._exact.policy.state_dict(), self.solver.state_dict()
+        before, params = self._progress, self.net.params.copy()
         try:
-            candidate, progress, accepted = self._attempt(batch, start)
-            if accepted:
-                params = self.net.params.copy()
+            candidate, progress = self._exact.attempt(batch, before)
+            if candidate is not None:
                 self.net.params[...] = candidate
             self._progress = progress
         except BaseException:
             if self._progress is before:
-                if params is not None:
-                    self.net.params[...] = params
-                self._policy.load_state_dict(policy)
+                self.net.params[...] = params
+                self._exact.policy.load_state_dict(policy)
                 self.solver.load_state_dict(solver)
             raise
-        assert progress.info is not None
-        return progress.info
+        return _told(progress)
+
+    def _stochastic_step(self, batch: Batch, num_cases: int) -> StepInfo:
+        steps = self._stochastic
+        if steps is None:
+            steps = self._stochastic = self._make_stochastic()
+        before, params = self._progress, self.net.params.copy()
+        snapshot = steps.snapshot()
+        try:
+            candidate, progress = steps.attempt(batch, num_cases, before)
+            self.net.params[...] = candidate
+            self._progress = progress
+        except BaseException:
+            if self._progress is before:
+                self.net.params[...] = params
+                steps.restore(snapshot)
+            raise
+        return _told(progress)
+
+    def _make_stochastic(self) -> StochasticSteps:
+        threads = self.num_threads
+        return StochasticSteps(
+            KFAC(self.net, self.loss, samples=1, ema=0.97, seed=self._seed, num_threads=threads)
+        )
+
+    def _grown(self) -> bool:
+        """Whether batches are to grow; the question begins a new period."""
+        moving = self._progress.moving
+        if not moving.controller.wants_growth:
+            return False
+        moving = moving._replace(controller=moving.controller.grown())
+        self._progress = self._progress._replace(moving=moving)
+        return True
 
     def _as_batch(
         self, X: ArrayLike | Batch, y: ArrayLike | None, sample_weight: ArrayLike | None
@@ -245,51 +275,6 @@ class NaturalGradient:
             )
         return X
 
-    def _attempt(self, batch: Batch, start: float) -> tuple[Array | None, _Progress, bool]:
-        """The next parameters and progress, and whether the step is accepted."""
-        linearization = batch.linearize()
-        loss, gradient = batch.value_and_grad(linearization)
-        damping = self._policy.value
-        norm = math.sqrt(dot(gradient, gradient, self.num_threads))
-        past = self._progress
-        is_finite = math.isfinite(loss) and math.isfinite(norm)
-        if not (is_finite and all_finite(self.net.params, self.num_threads)):
-            # No damping helps where one stands.
-            info = self._record(batch, start, (loss, loss, math.nan), damping, norm)
-            return None, past._replace(step=info.step + 1, last_solution=None, info=info), False
-        matrix = CURVATURES[self.curvature].on(batch, linearization)
-        self.solver.update(batch, linearization)
-        self.solver.refresh(damping)
-        x, solve = self.solver.direction(matrix, gradient, damping, past.last_solution)
-        if solve.status is Status.INTERRUPTED:
-            raise KeyboardInterrupt
-        last = past.last_update
-        update = rescale(matrix, gradient, -x, last, damping, fixed=not self.momentum)
-        candidate = self.net.params + update.d
-        new_loss = batch.value(candidate)
-        accepted = math.isfinite(new_loss) and new_loss <= loss
-        ratio = self._reduction_ratio(loss, new_loss, update, damping)
-        at_rounding = math.isfinite(new_loss) and self._is_rounding(update, loss)
-        # From numbers that are rounding nothing is learned, whichever way they fell.
-        self._policy.update(math.nan if at_rounding else ratio, accepted or at_rounding)
-        self.solver.accepted(accepted)
-        step = update if accepted else update._replace(square=0.0)
-        info = self._record(
-            batch, start, (loss, new_loss, ratio), damping, norm, step, solve, accepted, at_rounding
-        )
-        if not accepted:
-            return None, past._replace(step=info.step + 1, last_solution=None, info=info), False
-        solution = x if all_finite(x) else None
-        return candidate, _Progress(info.step + 1, solution, update.d, info, candidate), True
-
-    def _is_rounding(self, update: Update, loss: float) -> bool:
-        """Whether the step, or the decrease that it promises, is below the dtype's rounding."""
-        eps = float(np.finfo(self.net.dtype).eps)
-        params = self.net.params
-        length = math.sqrt(dot(params, params, self.num_threads))
-        is_short = math.sqrt(update.square) <= 4.0 * eps * length
-        return is_short or abs(update.change) <= eps * abs(loss)
-
     def restore(self) -> bool:
         """Put back the parameters of the last accepted step where the present ones are not finite.
 
@@ -304,55 +289,13 @@ class NaturalGradient:
             self.net.params[...] = self._progress.params
         return True
 
-    def _reduction_ratio(
-        self, loss: float, new_loss: float, update: Update, damping: float
-    ) -> float:
-        """Actual over predicted change, the latter without damping where the policy says so."""
-        if not math.isfinite(new_loss):
-            return -math.inf
-        change = update.change
-        if self._policy.denominator == "undamped":
-            change -= 0.5 * damping * update.square
-        return (new_loss - loss) / change if change != 0.0 else math.nan
-
-    def _record(
-        self,
-        batch: Batch,
-        start: float,
-        losses: tuple[float, float, float],
-        damping: float,
-        gradient_norm: float,
-        update: Update | None = None,
-        solve: SolveInfo | None = None,
-        accepted: bool = False,
-        at_rounding: bool = False,
-    ) -> StepInfo:
-        loss, new_loss, ratio = losses
-        return StepInfo(
-            step=self._progress.step,
-            loss=loss,
-            new_loss=new_loss,
-            reduction_ratio=ratio,
-            damping=damping,
-            gradient_norm=gradient_norm,
-            step_norm=0.0 if update is None else math.sqrt(update.square),
-            learning_rate=0.0 if update is None else update.learning_rate,
-            momentum=0.0 if update is None else update.momentum,
-            accepted=accepted,
-            solve=_NO_SOLVE if solve is None else solve,
-            seconds=time.perf_counter() - start,
-            batch_size=batch.num_cases,
-            solver=type(self.solver).__name__,
-            at_rounding=at_rounding,
-        )
-
     def fit(
         self,
         X: ArrayLike,
         y: ArrayLike,
         *,
         epochs: int = 1,
-        batch_size: int | None = None,
+        batch_size: int | BatchSchedule | Literal["auto"] | None = "auto",
         sample_weight: ArrayLike | None = None,
         validation: tuple[ArrayLike, ArrayLike] | None = None,
         callbacks: Callback | Iterable[Callback] = (),
@@ -369,9 +312,11 @@ class NaturalGradient:
         X, y, sample_weight : array_like
             The data, as in `step`.
         epochs : int
-        batch_size : int, optional
+        batch_size : int, BatchSchedule, "auto" or None
             Cases per step, drawn without replacement in an order from `seed`; the last batch of an
-            epoch may be smaller. All cases at once by default.
+            epoch may be smaller. None: all at once. "auto": all at once where a
+            step on them costs little (below 2e9 flops for a gradient), else from 500 on, and
+            growing where the signal in a gradient falls below a fifth.
         validation : (X, y), optional
             Data whose objective is recorded after every epoch.
         callbacks : iterable of callables
@@ -423,14 +368,13 @@ class NaturalGradient:
             warm start, previous step, random state, and the states of damping and solver. The same
             for every instruction set and number of threads.
         """
-        progress = self._progress
+        steps = self._stochastic
         return {
             **self._identity(),
-            "step": progress.step,
-            "last_solution": _copy(progress.last_solution),
-            "last_update": _copy(progress.last_update),
-            "damping": self._policy.state_dict(),
+            **self._progress.state(),
+            "damping": self._exact.policy.state_dict(),
             "solver": self.solver.state_dict(),
+            "statistics": None if steps is None else steps.preconditioner.state_dict(),
             "rng": self._rng.bit_generator.state,
         }
 
@@ -447,28 +391,28 @@ class NaturalGradient:
             If anything in it does not fit, with the name of the leaf; nothing has changed then.
         """
         identity = self._identity()
-        names = ("step", "last_solution", "last_update", "damping", "solver", "rng")
+        names = (*self._progress.state(), "damping", "solver", "statistics", "rng")
         reader = StateReader(state, "state", (*identity, *names))
         for name, wanted in identity.items():
             reader.same(name, wanted)
-        size, dtype = (self.net.num_params,), self.net.dtype
-        progress = _Progress(
-            reader.integer("step"),
-            reader.optional_array("last_solution", size, dtype),
-            reader.optional_array("last_update", size, dtype),
-        )
+        progress = Progress.of_state(reader, self.net.num_params, self.net.dtype)
         rng = as_generator(reader)
-        policy, solver = self._policy.state_dict(), self.solver.state_dict()
+        stochastic = None
+        if reader["statistics"] is not None:
+            stochastic = self._make_stochastic()
+            with inside(reader.path("statistics")):
+                stochastic.preconditioner.load_state_dict(reader["statistics"])
+        policy, solver = self._exact.policy.state_dict(), self.solver.state_dict()
         try:
             with inside(reader.path("damping")):
-                self._policy.load_state_dict(reader["damping"])
+                self._exact.policy.load_state_dict(reader["damping"])
             with inside(reader.path("solver")):
                 self.solver.load_state_dict(reader["solver"])
         except BaseException:
-            self._policy.load_state_dict(policy)
+            self._exact.policy.load_state_dict(policy)
             self.solver.load_state_dict(solver)
             raise
-        self._rng, self._progress = rng, progress
+        self._rng, self._progress, self._stochastic = rng, progress, stochastic
 
     def _identity(self) -> State:
         return {
@@ -481,12 +425,18 @@ class NaturalGradient:
             "momentum": self.momentum,
             "l2": tuple(self._l2),
             "solver_name": type(self.solver).__name__,
-            "damping_name": type(self._policy).__name__,
+            "damping_name": type(self._exact.policy).__name__,
         }
 
 
-_NO_SOLVE = SolveInfo(Status.NON_FINITE, 0, math.nan, math.nan, 0, 0.0, 0.0)
+def _told(progress: Progress) -> StepInfo:
+    assert progress.info is not None
+    return progress.info
 
 
-def _copy(vector: Array | None) -> Array | None:
-    return None if vector is None else np.array(vector)
+def _as_momentum(momentum: object) -> bool:
+    if isinstance(momentum, str):
+        if momentum != "auto":
+            raise ValueError(f'momentum must be True, False or "auto", got {momentum!r}')
+        return True
+    return bool(momentum)

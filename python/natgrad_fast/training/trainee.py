@@ -35,8 +35,11 @@ class Trainee(Protocol):
     def last_info(self) -> StepInfo | None:
         """Record of the last step."""
 
-    def step(self, X: Batch) -> StepInfo:
-        """Take a step on a batch."""
+    def _step_of(self, batch: Batch, num_cases: int | None) -> StepInfo:
+        """Take a step on a batch out of so many cases."""
+
+    def _grown(self) -> bool:
+        """Whether batches are to grow now."""
 
     def restore(self) -> bool:
         """Put back the last good parameters where the present ones are not finite."""
