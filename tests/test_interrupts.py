@@ -147,6 +147,8 @@ CALLS = {
     "fisher diagonal": of_matrix(ng.Fisher, WIDE, 7_000, lambda A, v: A.diagonal),
     "fisher trace": of_matrix(ng.Fisher, WIDE, 7_000, lambda A, v: A.trace),
     "layer": of_matrix(ng.Fisher, (20, 200, 10), 8_000, lambda A, v: lambda: A.block(1)),
+    "formed by units": of_matrix(ng.Fisher, (20, 40, 10), 10_000, lambda A, v: A.to_dense),
+    "formed by rows": of_matrix(ng.EmpiricalFisher, (20, 40, 10), 10_000, lambda A, v: A.to_dense),
     "hessian": of_matrix(ng.Hessian, WIDE, 10_000, lambda A, v: lambda: A @ v[:, 0]),
     "hessian in chunks": of_matrix(
         ng.Hessian, WIDE, 10_000, lambda A, v: lambda: A @ v[:, 0], chunk_size=1_000

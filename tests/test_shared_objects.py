@@ -12,11 +12,11 @@ from cases import SOFTMAX, same_bits
 SIZES, CASES = (20, 33, 10), 700
 
 
-def problem():
+def problem(sizes=SIZES):
     rng = np.random.default_rng(0)
-    net = ng.MLP(SIZES, dtype="float32", seed=0)
-    x = rng.standard_normal((CASES, SIZES[0])).astype(np.float32)
-    return net, x, rng.integers(0, SIZES[-1], CASES)
+    net = ng.MLP(sizes, dtype="float32", seed=0)
+    x = rng.standard_normal((CASES, sizes[0])).astype(np.float32)
+    return net, x, rng.integers(0, sizes[-1], CASES)
 
 
 def arrays(result):
@@ -166,6 +166,27 @@ def test_first_solves_of_a_sample_space_at_once(method):
         space = ng.SampleSpace(matrix)
         for _ in range(3):
             found = in_threads(lambda damping, space=space: solve(space, damping), dampings)
+            for (a, status), (b, expected) in zip(found, alone, strict=True):
+                assert same_bits(a, b)
+                assert status == expected
+
+
+@pytest.mark.parametrize("method", ["cholesky", "eigh"])
+def test_first_solves_of_a_dense_matrix_at_once(method):
+    net, x, y = problem(sizes=(8, 12, 4))
+    gradient = ng.value_and_grad(net, SOFTMAX, x, y)[1]
+    matrix = ng.Fisher(net, SOFTMAX, x, num_threads=1)
+
+    def solve(dense, damping):
+        result = dense.solve(gradient, damping=damping, method=method)
+        return result.x, result.status
+
+    dampings = [1e-3, 1.0, 10.0, 1e-2]
+    alone = [solve(ng.DenseMatrix(matrix), damping) for damping in dampings]
+    for _ in range(5):
+        dense = ng.DenseMatrix(matrix)
+        for _ in range(3):
+            found = in_threads(lambda damping, dense=dense: solve(dense, damping), dampings)
             for (a, status), (b, expected) in zip(found, alone, strict=True):
                 assert same_bits(a, b)
                 assert status == expected

@@ -57,6 +57,7 @@ void register_all(py::module_ m) {
   register_curvature<T>(m);
   register_hessian<T>(m);
   register_sample_space<T>(m);
+  register_dense_matrix<T>(m);
   register_kronecker<T>(m);
   register_vectors<T>(m);
   register_krylov<T>(m);

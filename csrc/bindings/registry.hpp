@@ -48,6 +48,8 @@ void register_hessian(py::module_& m);
 template <class T>
 void register_sample_space(py::module_& m);
 template <class T>
+void register_dense_matrix(py::module_& m);
+template <class T>
 void register_kronecker(py::module_& m);
 template <class T>
 void register_vectors(py::module_& m);

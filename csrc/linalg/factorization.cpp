@@ -66,7 +66,7 @@ constexpr Index blocked_order = 120;
 
 void check_converged(const Solver& solver) {
   if (solver.info() != Eigen::Success)
-    throw std::runtime_error("the eigendecomposition of a Kronecker factor did not converge");
+    throw std::runtime_error("the eigendecomposition of a symmetric matrix did not converge");
 }
 
 TridiagonalEigen solve_small(const Matrix<double>& s) {
@@ -297,15 +297,24 @@ void cholesky_lower(const Matrix<T>& s, int num_threads, Matrix<T>& out) {
 }
 
 template <class T>
-void decompose(const Matrix<T>& s, int num_threads, Matrix<T>& vectors_transposed, double* values) {
+void decompose_indefinite(const Matrix<T>& s,
+                          int num_threads,
+                          Matrix<T>& vectors_transposed,
+                          double* values) {
   const Eigensystem eigen(s, num_threads);
   const Tiles tiles(s.rows);
   parallel_for(tiles.count, num_threads, [&](Index i, int) {
     for (Index k = tiles.begin(i); k < tiles.begin(i) + tiles.size(i); ++k) {
-      values[k] = std::max(0.0, eigen.values()[k]);
+      values[k] = eigen.values()[k];
       eigen.copy_vector(k, vectors_transposed.row(k));
     }
   });
+}
+
+template <class T>
+void decompose(const Matrix<T>& s, int num_threads, Matrix<T>& vectors_transposed, double* values) {
+  decompose_indefinite(s, num_threads, vectors_transposed, values);
+  for (Index k = 0; k < s.rows; ++k) values[k] = std::max(0.0, values[k]);
 }
 
 template <class T>
@@ -357,6 +366,7 @@ bool cholesky_upper(Eigen::Ref<Eigen::MatrixXd> a, int num_threads) {
   template double log_det_shifted(const Matrix<T>&, ScaleAndShift, const std::vector<double>&); \
   template std::vector<double> eigenvalues(const Matrix<T>&, int);                              \
   template void cholesky_lower(const Matrix<T>&, int, Matrix<T>&);                              \
+  template void decompose_indefinite(const Matrix<T>&, int, Matrix<T>&, double*);               \
   template void decompose(const Matrix<T>&, int, Matrix<T>&, double*);                          \
   template void rotate_diagonal(                                                                \
       const BasisChange<T>&, const BasisChange<T>&, const Matrix<T>&, Matrix<T>&);

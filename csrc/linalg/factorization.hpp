@@ -51,8 +51,13 @@ std::vector<double> eigenvalues(const Matrix<T>& s, int num_threads);
 template <class T>
 void cholesky_lower(const Matrix<T>& s, int num_threads, Matrix<T>& out);
 
-// S = U diag(values) U': U' (n x n, a row is an eigenvector), values ascending and >= 0. Up to
-// 14 n^3 / 3 flops.
+// S = U diag(values) U': U' (n x n, a row is an eigenvector), values ascending. Up to 14 n^3 / 3 flops.
+template <class T>
+void decompose_indefinite(const Matrix<T>& s,
+                          int num_threads,
+                          Matrix<T>& vectors_transposed,
+                          double* values);
+// The same with values >= 0: negative ones are rounding.
 template <class T>
 void decompose(const Matrix<T>& s, int num_threads, Matrix<T>& vectors_transposed, double* values);
 

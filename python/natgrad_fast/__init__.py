@@ -19,6 +19,7 @@ from .linear import (
     SolveResult,
     Status,
     cg,
+    dense_solve,
     estimate_solve,
     multishift_cg,
     sample_space_solve,
@@ -27,6 +28,7 @@ from .linear import (
 from .model import MLP, Batch, value, value_and_grad
 from .operators import (
     GGN,
+    DenseMatrix,
     EmpiricalFisher,
     Fisher,
     Hessian,
@@ -63,6 +65,7 @@ __all__ = [
     "CGResult",
     "ControllerInfo",
     "DampingPolicy",
+    "DenseMatrix",
     "DiagonalPreconditioner",
     "EmpiricalFisher",
     "EpochInfo",
@@ -85,6 +88,7 @@ __all__ = [
     "callbacks",
     "cg",
     "default_num_threads",
+    "dense_solve",
     "estimate_memory",
     "estimate_solve",
     "losses",

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     # f64 has the same classes; those of f32 stand for both, as the functions of a core go together.
     from ._core.f32 import Curvature as CoreCurvature
+    from ._core.f32 import DenseMatrix as CoreDenseMatrix
     from ._core.f32 import Hessian as CoreHessian
     from ._core.f32 import KroneckerFactors as CoreKronecker
     from ._core.f32 import Linearization
@@ -20,13 +21,14 @@ if TYPE_CHECKING:
     from ._core.f32 import SampleSpace as CoreSampleSpace
 else:  # the core's classes have no place in annotations that are looked at while running
     Linearization = CoreOperator = CoreObjective = CoreCurvature = CoreHessian = object
-    CoreKronecker = CoreNystrom = CoreSampleSpace = object
+    CoreKronecker = CoreNystrom = CoreSampleSpace = CoreDenseMatrix = object
 
 __all__ = [
     "ActivationName",
     "Array",
     "Callback",
     "CoreCurvature",
+    "CoreDenseMatrix",
     "CoreHessian",
     "CoreKronecker",
     "CoreNystrom",

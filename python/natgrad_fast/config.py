@@ -56,6 +56,14 @@ def show_config() -> dict[str, Any]:
     }
 
 
+def physical_memory() -> int | None:
+    """Bytes of memory that this machine has; None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
 def release_memory() -> int:
     """Give memory that the package keeps for reuse back to the system.
 

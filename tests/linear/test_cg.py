@@ -390,6 +390,7 @@ def test_every_status_has_advice():
         "interrupted": False,
         "singular": False,
         "out_of_range": False,
+        "approximate": False,
     }
     assert {str(status.value): status.success for status in Status} == names
     assert len({status.advice for status in Status}) == len(names)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from cases import BERNOULLI, SOFTMAX, SQUARED, Case
 
-METHODS = ["cg", "kfac_cg", "sample_space", "sample_space_cg"]
+METHODS = ["cg", "kfac_cg", "sample_space", "sample_space_cg", "dense"]
 
 
 def set_up(case, dtype="float64", **options):
@@ -35,7 +35,8 @@ def test_every_method_solves(case, method, dtype):
 def test_cheapest_is_taken():
     few = Case("50-80-80-3-few", (50, 80, 80, 3), SOFTMAX, n=5)
     many = Case("4-6-3-many", (4, 6, 3), SOFTMAX, n=2000)
-    for case, expected in [(few, "sample_space"), (many, "cg")]:
+    large = Case("40-60-3-large", (40, 60, 3), SOFTMAX, n=500)
+    for case, expected in [(few, "sample_space"), (many, "dense"), (large, "cg")]:
         matrix, g, _ = set_up(case)
         result = ng.solve(matrix, g, damping=1e-2)
         costs = {name: estimate.cost for name, estimate in result.estimates.items()}

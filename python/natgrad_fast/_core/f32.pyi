@@ -3,7 +3,7 @@ import natgrad_fast._core
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Curvature', 'Hessian', 'KernelCholesky', 'KernelEigenbasis', 'KroneckerFactors', 'KroneckerSnapshot', 'LinearOperator', 'Linearization', 'Nystrom', 'Objective', 'ProductOperator', 'SampleSpace', 'SumOperator', 'all_finite', 'conjugate_gradients', 'dot', 'draw_gradients', 'hessian_bytes', 'linearization_bytes', 'multishift_conjugate_gradients', 'orthonormalise_rows', 'predict', 'predictive_mean', 'remembered_weight', 'scaled', 'transposed']
+__all__: list[str] = ['Curvature', 'DenseMatrix', 'Hessian', 'KernelCholesky', 'KernelEigenbasis', 'KroneckerFactors', 'KroneckerSnapshot', 'LinearOperator', 'Linearization', 'Nystrom', 'Objective', 'ProductOperator', 'SampleSpace', 'SumOperator', 'all_finite', 'conjugate_gradients', 'dense_flops', 'dot', 'draw_gradients', 'hessian_bytes', 'linearization_bytes', 'multishift_conjugate_gradients', 'orthonormalise_rows', 'predict', 'predictive_mean', 'remembered_weight', 'scaled', 'transposed']
 class LinearOperator:
     """
     A symmetric linear map on R^P.
@@ -200,6 +200,35 @@ class SampleSpace(LinearOperator):
         """
         r (n,), rest (N, C) with gradient U r + J'rest, and whether the rest is 0.
         """
+class DenseMatrix(LinearOperator):
+    """
+    A symmetric matrix (P, P) in float64, and what solves with it.
+    """
+    @staticmethod
+    def of_array(a: numpy.ndarray, *, num_threads: typing.SupportsInt | typing.SupportsIndex) -> DenseMatrix:
+        """
+        From what is at and below the diagonal.
+        """
+    @staticmethod
+    def of_curvature(curvature: Curvature) -> DenseMatrix:
+        """
+        Formed in blocks of cases, its shift included.
+        """
+    def eigenvalues(self) -> list[float]:
+        """
+        Ascending.
+        """
+    def solve(self, shift: typing.SupportsFloat | typing.SupportsIndex, method: str, b: numpy.ndarray) -> tuple[numpy.typing.NDArray[numpy.float32], list[tuple[float, float, float, bool]], str, int, int, int]:
+        """
+        (A + shift I)^-1 b for the rows of b (K, P); |b|, |residual|, quadratic and whether x was out of range of each; the method; 0 definite, 1 singular, 2 indefinite; what is new.
+        """
+    def to_dense(self) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        A (P, P).
+        """
+    @property
+    def is_finite(self) -> bool:
+        ...
 class KroneckerSnapshot:
     """
     What KroneckerFactors held at some time.
@@ -320,6 +349,10 @@ def all_finite(x: numpy.ndarray, *, num_threads: typing.SupportsInt | typing.Sup
 def conjugate_gradients(a: typing.Any, *, preconditioner: typing.Any, b: numpy.ndarray, x: numpy.ndarray, zero_start: bool, damping: typing.SupportsFloat | typing.SupportsIndex, rtol: typing.SupportsFloat | typing.SupportsIndex, atol: typing.SupportsFloat | typing.SupportsIndex, max_iter: typing.SupportsInt | typing.SupportsIndex, min_iter: typing.SupportsInt | typing.SupportsIndex, relative_progress: bool, trust_radius: typing.SupportsFloat | typing.SupportsIndex, keep_iterates: bool, num_threads: typing.SupportsInt | typing.SupportsIndex, is_block: bool, callback: typing.Any) -> tuple[list, list]:
     """
     Solves (A + damping I) x = b for the rows of b (K, P) from the starts x (K, P), in place, or from 0; a list of (status, iterations, matvecs, residual_norm, quadratic), and the iterates.
+    """
+def dense_flops(net: natgrad_fast._core.Architecture, *, num_columns: typing.SupportsInt | typing.SupportsIndex, num_cases: typing.SupportsInt | typing.SupportsIndex) -> float:
+    """
+    Flops in float64 that form a DenseMatrix of a curvature matrix.
     """
 def dot(x: numpy.ndarray, y: numpy.ndarray, *, num_threads: typing.SupportsInt | typing.SupportsIndex) -> float:
     """

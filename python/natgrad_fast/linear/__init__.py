@@ -2,6 +2,7 @@
 
 from .auto import estimate_solve, solve
 from .cg import cg
+from .dense import dense_solve
 from .multishift import multishift_cg
 from .results import (
     BlockCGResult,
@@ -27,6 +28,7 @@ __all__ = [
     "SolveResult",
     "Status",
     "cg",
+    "dense_solve",
     "estimate_solve",
     "multishift_cg",
     "sample_space_solve",

@@ -6,21 +6,23 @@ import dataclasses
 import math
 import time
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 from numpy.typing import ArrayLike
 
 from .._arrays import as_count, as_name, as_number, as_right_hand_sides, core_for
 from .._typing import Array, Callback
 from ..operators.curvature import CurvatureMatrix, GaussNewtonMatrix
+from ..operators.dense import dense_bytes, forming_flops
 from ..operators.sample_space import SampleSpace, kernel_flops, kernel_product_flops
 from ..preconditioners.kfac import KFAC
 from .cg import cg
+from .dense import dense_solve
 from .results import BlockSolveResult, CGResult, Estimate, SolveResult
 
 __all__ = ["estimate_solve", "solve"]
 
-METHODS = ("auto", "cg", "kfac_cg", "sample_space", "sample_space_cg")
+METHODS = ("auto", "cg", "kfac_cg", "sample_space", "sample_space_cg", "dense")
 # A flop of factorisations in double, in flops of products: 2.3 to 4.4 were measured.
 _CHOLESKY_FLOP = 4.0
 # A flop of K-FAC's moments and deltas, in flops of products: 1.3 to 2.5 were measured.
@@ -32,7 +34,7 @@ def solve(
     g: ArrayLike,
     *,
     damping: float = 0.0,
-    method: Literal["auto", "cg", "kfac_cg", "sample_space", "sample_space_cg"] = "auto",
+    method: Literal["auto", "cg", "kfac_cg", "sample_space", "sample_space_cg", "dense"] = "auto",
     y: ArrayLike | None = None,
     preconditioner: object = None,
     rtol: float = 1e-5,
@@ -50,12 +52,13 @@ def solve(
         Right-hand side, or K of them, which share factorisations and products of blocks.
     damping : float
         On top of what `matrix` contains.
-    method : {"auto", "cg", "kfac_cg", "sample_space", "sample_space_cg"}
+    method : {"auto", "cg", "kfac_cg", "sample_space", "sample_space_cg", "dense"}
         "cg": conjugate gradients in parameter space. "kfac_cg": the same, preconditioned by K-FAC
         of one draw per case on the batch of `matrix`. "sample_space": exact, by the kernel (n, n).
-        "sample_space_cg": conjugate gradients in the space of samples. "auto" takes the least
-        `Estimate.cost` among those that fit into `max_bytes`, else the least bytes; it is "cg" for
-        a Hessian, an indefinite GGN, without damping and l2, or with a preconditioner.
+        "sample_space_cg": conjugate gradients in the space of samples. "dense": exact, by the
+        matrix (P, P) of `dense_solve`, for any of them. "auto" takes the least `Estimate.cost`
+        among those that fit into `max_bytes`, else the least bytes; it is "cg" for a Hessian, an
+        indefinite GGN, without damping and l2, or with a preconditioner.
     y : array_like, optional
         Targets, if g (P,) is the gradient of the objective there; see `sample_space_solve`.
     preconditioner : optional
@@ -111,6 +114,12 @@ def solve(
         )
         columns = [answer] if isinstance(answer, CGResult) else answer.columns
         results = [_as_solve_result(one, chosen) for one in columns]
+    elif chosen == "dense":
+        _check_unconditioned(chosen, preconditioner)
+        exact: Any = dense_solve(
+            matrix, right_hand_side, damping=damping, method="cholesky", rtol=rtol
+        )
+        results = list(exact) if is_block else [exact]
     else:
         answer = SampleSpace(_as_factored(matrix, chosen, preconditioner)).solve(
             right_hand_side,
@@ -175,11 +184,14 @@ def estimate_solve(
                       n^2 + d^2 four times
     sample_space_cg   4 N P + 2 N^2 D without the first layer per iteration, layer Grams before it;
                       N^2 numbers per layer
+    dense             N P^2 or somewhat more (`DenseMatrix`) and P^3 / 3 in double, which counts
+                      twice for float32, and 6 P^2 for the solution and the check; 2 P^2 numbers in
+                      double
     sample_space      2 n P + n^2 D + n^3 / 3, the last counted 4 times since it is in double and on
                       smaller tiles; n^2 numbers three times, and n D; D the sum of the widths
-    All of them: two products for the right-hand side and the check. With K right-hand sides the
-    grams, moments and factorisations are shared, the rest is taken K times, with the iterations of
-    the slowest.
+    All but "dense": two products for the right-hand side and the check. With K right-hand sides the
+    matrix, grams, moments and factorisations are shared, the rest is taken K times, with the
+    iterations of the slowest.
     """
     rows, _ = _as_right_hand_sides(matrix, g)
     damping = as_number(damping, "damping", minimum=0.0)
@@ -219,7 +231,16 @@ def _estimates(
     estimates["sample_space"] = Estimate(
         forming + cholesky, held, forming + _CHOLESKY_FLOP * cholesky, 0
     )
+    estimates["dense"] = _dense_estimate(factored, count)
     return estimates
+
+
+def _dense_estimate(matrix: GaussNewtonMatrix, num_vectors: float) -> Estimate:
+    size = matrix.shape[0]
+    flops = forming_flops(matrix) + size**3 / 3.0 + num_vectors * 6.0 * size**2
+    held = dense_bytes(size) + num_vectors * size * matrix.dtype.itemsize
+    slower = 8.0 / matrix.dtype.itemsize  # products in double
+    return Estimate(flops, held, slower * flops, 0)
 
 
 def _kfac_estimate(
@@ -257,9 +278,13 @@ def _kfac(matrix: GaussNewtonMatrix, damping: float) -> KFAC | None:
 def _as_factored(matrix: CurvatureMatrix, method: str, preconditioner: object) -> GaussNewtonMatrix:
     if not isinstance(matrix, GaussNewtonMatrix):
         raise ValueError(f"method {method!r} needs a matrix with a factor, got {matrix!r}: use cg")
+    _check_unconditioned(method, preconditioner)
+    return matrix
+
+
+def _check_unconditioned(method: str, preconditioner: object) -> None:
     if preconditioner is not None:
         raise ValueError(f"preconditioner is for method 'cg', got method {method!r}")
-    return matrix
 
 
 def _as_right_hand_sides(matrix: CurvatureMatrix, g: ArrayLike) -> tuple[Array, bool]:

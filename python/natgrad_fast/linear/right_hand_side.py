@@ -1,18 +1,19 @@
-"""Right-hand sides of solves in the space of samples."""
+"""Right-hand sides of solves in the space of samples, and dampings of exact solves."""
 
 from __future__ import annotations
 
 import math
+import numbers
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from .._arrays import as_vector, dot
+from .._arrays import as_dampings, as_number, as_real, as_vector, dot
 from .._typing import Array, Callback
 from ..operators.curvature import EmpiricalFisher, GaussNewtonMatrix
 from ..operators.sample_space import SampleSpace
 
-__all__ = ["RightHandSide", "power_of_two"]
+__all__ = ["RightHandSide", "as_damping_values", "power_of_two"]
 
 
 class RightHandSide:
@@ -104,3 +105,12 @@ def _exponent(g: Array) -> int:
     exponent = int(np.frexp(np.abs(g).max())[1])
     ordinary = np.finfo(g.dtype).maxexp // 4
     return exponent if g.any() and abs(exponent) > ordinary else 0
+
+
+def as_damping_values(damping: ArrayLike) -> tuple[NDArray[np.float64], bool]:
+    """Dampings as (m,) numbers >= 0, and whether one number was given."""
+    if not isinstance(damping, numbers.Number | str | None):
+        damping = as_real(damping, "damping")
+    if isinstance(damping, np.ndarray) and damping.ndim > 0:
+        return as_dampings(damping, "damping"), False
+    return np.array([as_number(damping, "damping", minimum=0.0)]), True

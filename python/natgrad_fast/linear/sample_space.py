@@ -5,21 +5,18 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import numbers
 import time
 from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from .._arrays import (
     Decay,
     as_count,
-    as_dampings,
     as_name,
     as_number,
-    as_real,
     as_right_hand_sides,
     core_for,
 )
@@ -34,7 +31,7 @@ from .results import (
     SolveResult,
     Status,
 )
-from .right_hand_side import RightHandSide, power_of_two
+from .right_hand_side import RightHandSide, as_damping_values, power_of_two
 
 __all__ = ["SampleSpace", "sample_space_solve"]
 
@@ -65,7 +62,7 @@ def _solve(
     rtol = as_number(rtol, "rtol", minimum=0.0)
     max_iter = as_count(max_iter, "max_iter", 1)
     callback = as_callback(callback)
-    dampings, is_scalar = _as_dampings(damping)
+    dampings, is_scalar = as_damping_values(damping)
     fixed = Decay(*(part + matrix.damping for part in matrix.decay))
     if dampings.min() + min(fixed) <= 0.0:
         raise ValueError("damping + l2 must be > 0: the matrix alone is singular")
@@ -387,15 +384,6 @@ class _Solve:
             x=x,
             method=f"sample_space_{self.method}",
         )
-
-
-def _as_dampings(damping: ArrayLike) -> tuple[NDArray[np.float64], bool]:
-    """Dampings as (m,) numbers >= 0, and whether one number was given."""
-    if not isinstance(damping, numbers.Number | str | None):
-        damping = as_real(damping, "damping")
-    if isinstance(damping, np.ndarray) and damping.ndim > 0:
-        return as_dampings(damping, "damping"), False
-    return np.array([as_number(damping, "damping", minimum=0.0)]), True
 
 
 def sample_space_solve(

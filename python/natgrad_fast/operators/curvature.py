@@ -257,6 +257,21 @@ class GaussNewtonMatrix(CurvatureMatrix):
         first, second, third = self.core.quadratic_forms(*self._two_vectors(v, w))
         return float(first), float(second), float(third)
 
+    def to_dense(self) -> Array:
+        """Form the matrix (P, P), l2 and damping included, from blocks of per-case gradients.
+
+        Returns
+        -------
+        (P, P) array
+            Exactly symmetric; the sums are in float64.
+
+        Notes
+        -----
+        N P^2 flops, and 8 P^2 bytes besides the result; see `DenseMatrix`, which keeps it.
+        """
+        dense: Array = core_for(self.dtype).DenseMatrix.of_curvature(self.core).to_dense()
+        return dense
+
     def block(self, layer: int) -> Array:
         """Diagonal block that belongs to the parameters of one layer, dense.
 

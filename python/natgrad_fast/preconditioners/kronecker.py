@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple, Self, TypeAlias, get_args
@@ -13,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from .._arrays import as_count, as_name, as_number, core_for
 from .._state import StateReader
 from .._typing import Array, CoreKronecker, DType, Linearization
+from ..config import physical_memory
 from ..losses import Loss, LossName
 from ..model.batch import Batch
 from ..model.mlp import MLP
@@ -383,10 +383,7 @@ class KroneckerPreconditioner(Preconditioner):
 
 def _check_memory(net: MLP) -> None:
     """Refuse factors that this machine could never hold, before it tries."""
-    try:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return
+    memory = physical_memory()
     sizes, bias = net.layout
     orders = {
         f"{name} of layer {layer}": order
@@ -394,7 +391,7 @@ def _check_memory(net: MLP) -> None:
         for name, order in (("A", inputs + int(bias[layer])), ("G", outputs))
     }
     needed = 2 * net.dtype.itemsize * sum(order**2 for order in orders.values())
-    if needed <= memory:
+    if memory is None or needed <= memory:
         return
     name, order = max(orders.items(), key=lambda item: item[1])
     raise MemoryError(

@@ -3,6 +3,7 @@
 from .auto import as_solver
 from .base import Direction, StepSolver
 from .cg import CG
+from .dense import Dense
 from .kronecker import Kronecker
 
-__all__ = ["CG", "Direction", "Kronecker", "StepSolver", "as_solver"]
+__all__ = ["CG", "Dense", "Direction", "Kronecker", "StepSolver", "as_solver"]

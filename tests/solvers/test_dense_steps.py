@@ -1,0 +1,144 @@
+"""Exact steps by the formed matrix of the batch."""
+
+import copy
+import pickle
+
+import natgrad_fast as ng
+import numpy as np
+import pytest
+from cases import SOFTMAX, SQUARED, STUDENT, Case, assert_close, same_bits
+from natgrad_fast.linear import dense as linear_dense
+
+PROBLEM = Case("6-9-4-steps", (6, 9, 4), SOFTMAX, n=60)
+
+
+def optimizer(net, solver, loss=SOFTMAX, **options):
+    options = {"damping": ng.LevenbergMarquardt(0.3), "l2": 1e-3, "seed": 3} | options
+    return ng.NaturalGradient(net, loss, solver=solver, **options)
+
+
+@pytest.mark.parametrize("curvature", ["fisher", "ggn", "empirical_fisher"])
+@pytest.mark.parametrize("method", ["auto", "cholesky", "eigh"])
+def test_step_is_that_of_cg_to_the_end(method, curvature):
+    steps = []
+    exact = {"max_iter": 400, "rtol": 1e-11, "stopping": "residual", "warm_start": 0.0}
+    for solver in (ng.solvers.CG(**exact), ng.solvers.Dense(method)):
+        problem = PROBLEM.problem("float64")
+        before = problem.net.params.copy()
+        opt = optimizer(problem.net, solver, curvature=curvature)
+        info = opt.step(problem.x, problem.y)
+        assert info.solve.status is ng.Status.CONVERGED
+        assert info.accepted
+        steps.append(problem.net.params - before)
+    assert info.solver == "Dense"
+    assert info.solve.iterations == 0
+    assert_close(steps[1], steps[0], 1e-9)  # condition at most 1e2 times rtol
+
+
+@pytest.mark.parametrize("num_threads", [2, 3])
+def test_training_has_the_same_bits_for_any_threads(num_threads, dtype):
+    params = []
+    for threads in (1, num_threads):
+        problem = Case("6-30-4-bits", (6, 30, 4), SOFTMAX, n=700).problem(dtype)
+        opt = optimizer(problem.net, ng.solvers.Dense(), num_threads=threads)
+        for _ in range(3):
+            opt.step(problem.x, problem.y)
+        params.append(problem.net.params.copy())
+    assert same_bits(*params)
+
+
+def test_levenberg_marquardt_fits_the_sinc():
+    """61 parameters, 1-20-1 in float64: a mean square below 1e-4 within 150 steps; here 3e-6."""
+    x = np.linspace(-10, 10, 200)[:, None]
+    net = ng.MLP([1, 20, 1], dtype="float64", seed=0)
+    opt = optimizer(net, ng.solvers.Dense(), SQUARED, damping=ng.LevenbergMarquardt(1e-2), l2=0.0)
+    for _ in range(150):
+        info = opt.step(x, np.sinc(x / np.pi))
+        assert info.solve.status in (ng.Status.CONVERGED, ng.Status.STAGNATED)
+    assert 2 * info.loss < 1e-4
+
+
+def test_dampings_of_one_search_share_one_matrix(monkeypatch):
+    """One matrix; a Cholesky factorisation, then one eigendecomposition for all that follow."""
+    problem = PROBLEM.problem("float64")
+    fisher = ng.Fisher(problem.net, SOFTMAX, problem.x, l2=1e-3)
+    other = ng.Fisher(problem.net, SOFTMAX, problem.x[:30], l2=1e-3)
+    g = ng.value_and_grad(problem.net, SOFTMAX, problem.x, problem.y)[1]
+    formed = []
+    from natgrad_fast.solvers import dense as module
+
+    class Counted(ng.DenseMatrix):
+        def __init__(self, matrix):
+            formed.append(matrix)
+            super().__init__(matrix)
+
+    monkeypatch.setattr(module, "DenseMatrix", Counted)
+    solver = ng.solvers.Dense()
+    solver.init(problem.net, ng.losses.SoftmaxCrossEntropy())
+    size = len(g)
+    flops = []
+    for damping in (0.1, 0.3, 1.0, 3.0, 0.1):
+        x, info = solver.direction(fisher, g, damping, None)
+        exact = np.linalg.solve(fisher.to_dense() + damping * np.eye(size), g)
+        assert_close(x, exact, 1e-9)
+        flops.append(info.flops)
+    assert formed == [fisher]
+    assert flops[0] > size**3 / 3
+    assert flops[1] > 4 * size**3
+    assert max(flops[2:]) <= 6 * size**2
+    solver.direction(other, g, 0.1, None)
+    assert formed == [fisher, other]
+    other.damping = 2.0  # counts, as in every solver
+    x, _ = solver.direction(other, g, 0.1, None)
+    assert_close(x, np.linalg.solve(other.to_dense() + 0.1 * np.eye(size), g), 1e-9)
+    solver.accepted(True)
+    solver.direction(other, g, 0.1, None)
+    assert len(formed) == 4
+
+
+def test_indefinite_matrices_raise_the_damping():
+    problem = Case("4-6-3-student-silu", (4, 6, 3), STUDENT, n=40, activation="silu").problem(
+        "float64"
+    )
+    policy = ng.LevenbergMarquardt(1e-6)
+    opt = optimizer(
+        problem.net, ng.solvers.Dense(), STUDENT, curvature="ggn", damping=policy, l2=0.0
+    )
+    first = opt.step(problem.x, problem.y)
+    assert first.solve.status is ng.Status.NEGATIVE_CURVATURE
+    for _ in range(60):
+        info = opt.step(problem.x, problem.y)
+    assert info.new_loss < first.loss
+
+
+def test_state_copies_and_pickles(dtype):
+    """An optimizer resumes bit for bit, and what was formed is no part of a copy."""
+    problem = PROBLEM.problem(dtype)
+    opt = optimizer(problem.net, ng.solvers.Dense("eigh"))
+    opt.step(problem.x, problem.y)
+    state, params = opt.state_dict(), problem.net.params.copy()
+    assert state["solver"] == {}
+    opt.step(problem.x, problem.y)
+    again = PROBLEM.problem(dtype)
+    again.net.params[...] = params
+    resumed = optimizer(again.net, ng.solvers.Dense("eigh"))
+    resumed.load_state_dict(state)
+    resumed.step(again.x, again.y)
+    assert same_bits(again.net.params, problem.net.params)
+    solver = ng.solvers.Dense("cholesky")
+    fisher = ng.Fisher(problem.net, SOFTMAX, problem.x)
+    solver.direction(fisher, np.ones(problem.net.num_params, dtype), 0.1, None)
+    for other in (copy.copy(solver), copy.deepcopy(solver), pickle.loads(pickle.dumps(solver))):
+        assert other == solver
+        assert other._formed is None
+    with pytest.raises(ValueError, match="state"):
+        solver.load_state_dict({"formed": 1})
+
+
+def test_options_are_checked_where_they_are_given():
+    with pytest.raises(ValueError, match="unknown method 'chol'"):
+        ng.solvers.Dense("chol")
+    with pytest.raises(TypeError, match="method must be a name"):
+        ng.solvers.Dense(3)
+    assert ng.solvers.Dense() == ng.solvers.Dense("auto")
+    assert linear_dense.METHODS == ("auto", "cholesky", "eigh")
