@@ -302,7 +302,7 @@ def test_dense_is_a_method_of_solve(rng):
     one = matrix.solve(block[:, 0], damping=0.1, method="dense").estimates["dense"]
     assert one.flops < together.estimates["dense"].flops < 1.5 * one.flops
     hessian = ng.Hessian(*(lambda p: (p.net, SOFTMAX, p.x, p.y))(FORMED[2].problem("float64")))
-    # as `cg` would: an indefinite matrix has no least quadratic
+    # by products with the identity; the damping is beyond all negative eigenvalues
     assert hessian.solve(g, damping=1e3, method="dense").status.success
     with pytest.raises(ValueError, match="preconditioner is for method 'cg'"):
         matrix.solve(g, damping=0.1, method="dense", preconditioner=np.ones(len(g)))
