@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -62,28 +63,48 @@ def rescale(
     -----
     One linearised forward pass for each vector.
     """
-    directions = [direction] if last is None or fixed else [direction, last]
-    n, threads = len(directions), matrix.num_threads
-    if n == 1:
-        forms = np.array([[matrix.quadratic_form(direction)]])
-    else:
-        vv, vw, ww = matrix.quadratic_forms(*directions)
-        forms = np.array([[vv, vw], [vw, ww]])
-    slopes = np.array([dot(gradient, v, threads) for v in directions])
-    dots = np.array([[dot(v, w, threads) for v in directions] for w in directions])
-    a = forms + damping * dots
-    if not (np.isfinite(a).all() and np.isfinite(slopes).all()):
-        return Update(direction, 1.0, 0.0, np.nan, float(dots[0, 0]))
-    factors = np.zeros(n)
-    factors[0] = 1.0
-    if not fixed:
-        # Cut-off: below the rounding errors of the quadratic forms the directions are parallel.
-        cutoff = float(np.finfo(direction.dtype).eps)
-        factors = -np.linalg.pinv(a, rcond=cutoff, hermitian=True) @ slopes
-    scalar = direction.dtype.type
-    d = scalar(factors[0]) * direction
-    if n == 2:
-        d += scalar(factors[1]) * directions[1]
-    change = float(slopes @ factors + 0.5 * factors @ a @ factors)
-    momentum = float(factors[1]) if n == 2 else 0.0
-    return Update(d, float(factors[0]), momentum, change, dot(d, d, threads))
+    threads, scalar = matrix.num_threads, direction.dtype.type
+    slope, square = dot(gradient, direction, threads), dot(direction, direction, threads)
+    if last is None or fixed:
+        form = matrix.quadratic_form(direction) + damping * square
+        if not (math.isfinite(form) and math.isfinite(slope)):
+            return Update(direction, 1.0, 0.0, math.nan, square)
+        rate = 1.0 if fixed else (-slope / form if form != 0.0 else 0.0)
+        change = rate * slope + 0.5 * rate * rate * form
+        d = scalar(rate) * direction
+        return Update(d, rate, 0.0, change, dot(d, d, threads))
+    vv, vw, ww = matrix.quadratic_forms(direction, last)
+    vv += damping * square
+    vw += damping * dot(direction, last, threads)
+    ww += damping * dot(last, last, threads)
+    last_slope = dot(gradient, last, threads)
+    if not all(map(math.isfinite, (vv, vw, ww, slope, last_slope))):
+        return Update(direction, 1.0, 0.0, math.nan, square)
+    # Cut-off: below the rounding errors of the quadratic forms the directions are parallel.
+    cutoff = float(np.finfo(direction.dtype).eps)
+    rate, momentum = _solve_symmetric(vv, vw, ww, -slope, -last_slope, cutoff)
+    change = rate * slope + momentum * last_slope
+    change += 0.5 * (rate * rate * vv + 2.0 * rate * momentum * vw + momentum * momentum * ww)
+    d = scalar(rate) * direction
+    d += scalar(momentum) * last
+    return Update(d, rate, momentum, change, dot(d, d, threads))
+
+
+def _solve_symmetric(
+    a: float, b: float, c: float, s: float, t: float, cutoff: float
+) -> tuple[float, float]:
+    """Return [a b; b c]^+ [s; t], without eigenvalues below `cutoff` times the largest."""
+    middle, radius = 0.5 * (a + c), math.hypot(0.5 * (a - c), b)
+    largest = middle + math.copysign(radius, middle)
+    if largest == 0.0:
+        return 0.0, 0.0
+    other = (a * c - b * b) / largest
+    # (x, y) is the eigenvector of middle + radius, (-y, x) that of middle - radius.
+    angle = 0.5 * math.atan2(2.0 * b, a - c)
+    x, y = math.cos(angle), math.sin(angle)
+    along, across = x * s + y * t, x * t - y * s
+    first, second = (largest, other) if middle >= 0.0 else (other, largest)
+    bound = cutoff * abs(largest)
+    along = along / first if abs(first) > bound else 0.0
+    across = across / second if abs(second) > bound else 0.0
+    return x * along - y * across, y * along + x * across
