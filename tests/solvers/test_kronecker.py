@@ -126,7 +126,7 @@ def test_auto_chooses_by_size(seed):
     x = rng.standard_normal((200, 5))
     y = np.sin(x[:, :1])
     for sizes, curvature, name in (
-        ([5, 8, 1], "fisher", "CG"),
+        ([5, 8, 1], "fisher", "Dense"),
         ([5, 150, 1], "fisher", "Kronecker"),
         ([5, 150, 1], "ggn", "Kronecker"),
         ([5, 150, 1], "hessian", "CG"),

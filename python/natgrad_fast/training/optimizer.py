@@ -48,8 +48,9 @@ class NaturalGradient:
         The matrix B. A Hessian, or the GGN of a loss that is no exponential family, may be
         indefinite: "cg" then stops at negative curvature, and the damping rises.
     solver : solvers.StepSolver or "auto"
-        How to solve; "auto" is ``solvers.Kronecker()`` for a Fisher matrix or GGN of more than a
-        few hundred parameters, else ``solvers.CG()``. The optimizer works with a copy.
+        How to solve; "auto" is for a Fisher matrix or GGN ``solvers.Dense()`` of up to 300
+        parameters and ``solvers.Kronecker()`` of more, else ``solvers.CG()``. The optimizer works
+        with a copy.
     damping : DampingPolicy, float or "auto"
         "auto" is ``LevenbergMarquardt(1.0)``; a number stands for ``Tikhonov(number)``.
     momentum : bool or "auto"
