@@ -34,6 +34,13 @@ REFUSED = """
         assert "cannot allocate" in str(error) and "MiB" in str(error), error
     else:
         raise SystemExit("64,000 squared doubles fit")
+    wide = ng.MLP([1, 4000, 1], dtype="float64", seed=0)
+    try:
+        ng.Fisher(wide, "squared_error", np.zeros((20_000, 1)))
+    except MemoryError as error:
+        assert "MiB, for the activations of 20000 cases: a smaller chunk_size" in str(error), error
+    else:
+        raise SystemExit("80 million activations fit")
     assert np.array_equal(F @ V[:, :6], first)
 """
 

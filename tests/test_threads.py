@@ -186,3 +186,34 @@ FORK_UNDER_LOAD = """
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_child_forked_beside_products_uses_the_same_objects():
     run_python(FORK_UNDER_LOAD.format(forks=20), "-W", "ignore::DeprecationWarning")
+
+
+SMALL_STACKS = """
+    import warnings
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        import natgrad_fast as ng
+    import numpy as np
+    assert len(caught) == {warnings}, caught
+    assert all("32 KiB" in str(w.message) for w in caught)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((300, 30))
+    for dtype in ("float32", "float64"):
+        net = ng.MLP([30, 128, 150, 10], dtype=dtype, seed=0)
+        loss, v = "softmax_cross_entropy", np.ones(net.num_params)
+        F = ng.Fisher(net, loss, x, num_threads=3)
+        F @ v, F.diagonal(), F.block(2)
+        ng.Hessian(net, loss, x, np.zeros(300, int), num_threads=3) @ v
+        for kind, options in ((ng.KFAC, {{}}), (ng.KFAC, {{"pi": "exact"}}), (ng.EKFAC, {{}})):
+            kind(net, loss, x, samples=1, damping=0.1, num_threads=3, **options) @ v
+        ng.Nystrom(F, rank=9, damping=0.1, num_threads=3) @ v
+        ng.SampleSpace(ng.Fisher(net, loss, x[:50], num_threads=3)).solve(v, damping=0.1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("size", "warnings"), [("16k", 1), ("16384B", 1), ("16", 1), ("32k", 0), ("1M", 0), ("x", 0)]
+)
+def test_small_stacks_of_worker_threads(size, warnings):
+    env = {**os.environ, "OMP_STACKSIZE": size}
+    run_python(SMALL_STACKS.format(warnings=warnings), env=env)

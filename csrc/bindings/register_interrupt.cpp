@@ -61,6 +61,10 @@ void register_interrupt(py::module_& m) {
           py::arg("value"),
           py::arg("traceback"));
   m.def(
+      "disable_threads",
+      [] { threads_disabled = true; },
+      "The calling thread computes everything from now on.");
+  m.def(
       "after_fork",
       [] {
         threads_disabled = true;

@@ -5,6 +5,8 @@ from __future__ import annotations
 import operator
 import os
 import platform
+import re
+import warnings
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,31 @@ MAX_THREADS = 4096
 # libgomp's threads do not survive a fork; a child computes on one thread, with the same bits.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_core.after_fork)
+
+
+# Of a worker thread; decompositions keep a few blocks there.
+LEAST_STACK = 32 << 10
+STACK_VARIABLES = ("OMP_STACKSIZE", "GOMP_STACKSIZE")
+
+
+def stack_bytes(text: str) -> int | None:
+    """Bytes that the value of OMP_STACKSIZE stands for, in KiB by default; None if it is none."""
+    match = re.fullmatch(r"\s*(\d{1,18})\s*([bkmg]?)\s*", text, re.IGNORECASE)
+    if match is None:
+        return None
+    return int(match[1]) << {"b": 0, "": 10, "k": 10, "m": 20, "g": 30}[match[2].lower()]
+
+
+for _name in STACK_VARIABLES:
+    _size = stack_bytes(os.environ.get(_name, ""))
+    if _size is not None and _size < LEAST_STACK:
+        warnings.warn(
+            f"{_name}={os.environ[_name]} is too little for worker threads, which need 32 KiB: "
+            "natgrad_fast computes on the calling thread alone",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        _core.disable_threads()
 
 
 def default_num_threads() -> int:

@@ -6,7 +6,7 @@ import collections.abc
 import typing
 from . import f32
 from . import f64
-__all__: list[str] = ['Architecture', 'Lock', 'Loss', 'activation_names', 'after_fork', 'build_info', 'f32', 'f64', 'fma_peak', 'loss_names', 'max_threads', 'release_memory']
+__all__: list[str] = ['Architecture', 'Lock', 'Loss', 'activation_names', 'after_fork', 'build_info', 'disable_threads', 'f32', 'f64', 'fma_peak', 'loss_names', 'max_threads', 'release_memory']
 class Lock:
     """
     A lock, as a context; every forked child finds it free.
@@ -48,6 +48,10 @@ def after_fork() -> None:
 def build_info() -> dict:
     """
     How this module was built.
+    """
+def disable_threads() -> None:
+    """
+    The calling thread computes everything from now on.
     """
 def fma_peak(num_threads: typing.SupportsInt | typing.SupportsIndex, seconds: typing.SupportsFloat | typing.SupportsIndex) -> float:
     """

@@ -297,13 +297,19 @@ class MLP:
 
     def linearize_checked(self, x: Array, num_threads: int, chunk_size: int) -> Linearization:
         """Linearise over cases that were checked already; chunk_size 0 stands for all."""
-        linearization: Linearization = self._core.Linearization(
-            self._architecture,
-            params=self._params,
-            x=x,
-            num_threads=num_threads,
-            chunk_size=chunk_size,
-        )
+        try:
+            linearization: Linearization = self._core.Linearization(
+                self._architecture,
+                params=self._params,
+                x=x,
+                num_threads=num_threads,
+                chunk_size=chunk_size,
+            )
+        except MemoryError as error:
+            cases = x.shape[0] if chunk_size == 0 else min(chunk_size, x.shape[0])
+            raise MemoryError(
+                f"{error}, for the activations of {cases} cases: a smaller chunk_size needs less"
+            ) from None
         return linearization
 
     @property

@@ -40,6 +40,12 @@ class CurvatureMatrix(Operator):
     num_threads : int
     flops_per_product : float
         Multiplications and additions of the matrix products of one product with a vector.
+
+    Notes
+    -----
+    Threads may share a matrix: their calls wait for each other and give the bits of calls one after
+    the other. So may a child that is forked beside them. Ctrl-C is answered within a product, and
+    leaves everything as it was.
     """
 
     solve: ClassVar[Callable[..., Any]]  # natgrad_fast.solve, which knows more than this layer
