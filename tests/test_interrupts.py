@@ -287,3 +287,66 @@ SIGINT = """
 
 def test_ctrl_c():
     run_python(SIGINT)
+
+
+@pytest.mark.parametrize("solver", ["cg", "dense", "kronecker"])
+@pytest.mark.parametrize("delay", [0.01, 0.06])
+def test_a_step_and_its_record_are_both_there_or_both_not(solver, delay):
+    """An alarm somewhere in steps that take tens of milliseconds each."""
+    sizes, cases = ((10, 30, 5), 20_000) if solver == "dense" else (WIDE, 4_000)
+    net, x, y = batch(sizes, cases)
+    solvers = {
+        "cg": ng.solvers.CG(max_iter=5, preconditioner="kfac"),
+        "dense": ng.solvers.Dense(),
+        "kronecker": ng.solvers.Kronecker(),
+    }
+    opt = ng.NaturalGradient(net, SOFTMAX, solver=solvers[solver], num_threads=2)
+    points = [(opt.state_dict()["step"], net.params.copy())]
+    before = signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+
+    def train():
+        signal.setitimer(signal.ITIMER_REAL, delay)
+        for _ in range(200):
+            opt.step(x, y)
+            points.append((opt.state_dict()["step"], net.params.copy()))
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+    step, params = opt.state_dict()["step"], net.params.copy()
+    if step == points[-1][0]:  # nothing of the last step is there
+        assert same_bits(params, points[-1][1])
+    else:
+        assert step == points[-1][0] + 1
+        assert opt.last_info.step == points[-1][0]
+        assert opt.last_info.accepted != same_bits(params, points[-1][1])
+    other = net.copy()
+    resumed = ng.NaturalGradient(other, SOFTMAX, solver=solvers[solver], num_threads=1)
+    resumed.load_state_dict(opt.state_dict())
+    opt.step(x, y)
+    resumed.step(x, y)
+    assert same_bits(other.params, net.params)
+
+
+@pytest.mark.parametrize("delay", [0.05, 0.2])
+def test_a_fit_that_is_interrupted_has_the_records_of_what_was_done(delay):
+    net, x, y = batch(WIDE, 3_000)
+    opt = ng.NaturalGradient(net, SOFTMAX, num_threads=2)
+    before = signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, delay)
+        history = opt.fit(x, y, epochs=1_000, batch_size=500)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+    assert history.stop_reason == "interrupted"
+    assert [info.step for info in history.steps] == list(range(opt.state_dict()["step"]))
+    other = net.copy()
+    resumed = ng.NaturalGradient(other, SOFTMAX, num_threads=1)
+    resumed.load_state_dict(opt.state_dict())
+    for one in (opt, resumed):
+        one.fit(x, y, epochs=1, batch_size=500)
+    assert same_bits(other.params, net.params)
