@@ -298,3 +298,86 @@ def test_preconditioners_stay_as_they_are_if_an_allocation_fails(kind, options, 
     counts = dict(line.split() for line in result.stdout.splitlines())
     assert len(counts) == 6
     assert all(int(counts[name]) > 0 for name in ("update", "refresh", "load"))
+
+
+STEPS = """
+import copy, ctypes, sys
+import numpy as np
+import natgrad_fast as ng
+
+library = ctypes.CDLL(sys.argv[1])
+library.fail_at.argtypes = [ctypes.c_long, ctypes.c_size_t]
+rng = np.random.default_rng(0)
+x, y = rng.standard_normal((300, 20)), np.arange(300) % 5
+net = ng.MLP([20, 9, 5], dtype=sys.argv[3], seed=0)
+options = {} if sys.argv[2] == "None" else {"solver": eval("ng.solvers." + sys.argv[2])}
+opt = ng.NaturalGradient(net, "softmax_cross_entropy", l2=1e-3, num_threads=2, **options)
+# half of the cases out of all of them, where the defaults are meant
+parts = [ng.Batch(net, opt.loss, x[k::2], y[k::2], l2=1e-3, num_threads=2) for k in (0, 1)]
+num_cases = 300 if not options else None
+
+def step(k):
+    return opt._step_of(parts[k % 2], num_cases)
+
+def same(a, b):
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(value, b[name]) for name, value in a.items())
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a.tobytes() == b.tobytes() if hasattr(a, "tobytes") else a == b
+
+for k in range(3):
+    step(k)
+start, params = opt.state_dict(), net.params.copy()
+step(3)
+wanted, wanted_params = opt.state_dict(), net.params.copy()
+failed = 0
+for n in range(10_000):
+    opt.load_state_dict(start)
+    net.params[...] = params
+    info = opt.last_info
+    before, message = library.num_failures(), None
+    library.fail_at(n, 1024)
+    try:
+        step(3)
+    except (MemoryError, SystemError) as error:  # NumPy's ufuncs raise the second
+        message = str(error)
+    finally:
+        library.fail_at(-1, 0)
+    if library.num_failures() == before:
+        break
+    if message is not None:
+        failed += 1
+        assert same(opt.state_dict(), start), n
+        assert net.params.tobytes() == params.tobytes(), n
+        assert opt.last_info is info, n
+        step(3)
+    assert same(opt.state_dict(), wanted), n  # also where somebody did without
+    assert net.params.tobytes() == wanted_params.tobytes(), n
+print(failed)
+"""
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "solver",
+    [
+        "CG(max_iter=5)",
+        "CG(max_iter=5, preconditioner='kfac')",
+        "CG(max_iter=5, preconditioner='nystrom')",
+        "Dense()",
+        "Dense('eigh')",
+        "Kronecker('ekfac')",
+        "None",
+    ],
+)
+def test_a_step_and_its_record_are_there_or_not_if_an_allocation_fails(solver, dtype, counter):
+    result = subprocess.run(
+        [sys.executable, "-c", STEPS, counter, solver, dtype],
+        env={**os.environ, "LD_PRELOAD": str(counter)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) > 0

@@ -31,7 +31,8 @@ REFUSED = """
     try:
         space.kernel()
     except MemoryError as error:
-        assert "cannot allocate" in str(error) and "MiB" in str(error), error
+        assert "cannot allocate" in str(error), error
+        assert "MiB, for the kernel (64000, 64000) in float64" in str(error), error
     else:
         raise SystemExit("64,000 squared doubles fit")
     wide = ng.MLP([1, 4000, 1], dtype="float64", seed=0)
@@ -42,6 +43,22 @@ REFUSED = """
     else:
         raise SystemExit("80 million activations fit")
     assert np.array_equal(F @ V[:, :6], first)
+
+    def purpose(call):
+        try:
+            call()
+        except MemoryError as error:
+            return str(error)
+        raise SystemExit("it fits")
+
+    large = np.broadcast_to(np.ones(1), (net.num_params, 100))
+    assert "for v of shape (1001000, 100)" in purpose(lambda: F @ large)
+    J = ng.Jacobian(net, x[:1])
+    assert "and 100 vectors" in purpose(lambda: J.T @ np.ones((1000, 100)))
+    assert "rank 900 of (1001000, 1001000)" in purpose(lambda: ng.Nystrom(F, rank=900, damping=1.0))
+    few = ng.Fisher(ng.MLP([1, 800, 1], dtype="float64"), "squared_error", np.ones((3, 1)))
+    assert "for the matrix (2401, 2401)" in purpose(lambda: ng.DenseMatrix(few))
+    assert "for the matrix (2401, 2401)" in purpose(lambda: few.to_dense())
 """
 
 limited = pytest.mark.skipif(

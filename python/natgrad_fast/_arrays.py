@@ -28,6 +28,29 @@ _REAL = "biuf"
 _NOT_NUMBERS = (bool, np.bool_, np.timedelta64)
 
 
+class memory_for:
+    """Says what memory was wanted for where there is not enough of it: MemoryError within.
+
+    The message is made only then.
+    """
+
+    __slots__ = ("_parts",)
+
+    def __init__(self, *parts: object) -> None:
+        self._parts = parts
+
+    def __enter__(self) -> None:
+        """Nothing is done."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, _: object) -> None:
+        """Raise the error anew, with the purpose."""
+        if kind is not None and issubclass(kind, MemoryError):
+            said = str(error)
+            if not said or said.startswith("std::"):
+                said = "cannot allocate memory"
+            raise MemoryError(f"{said}, for {''.join(map(str, self._parts))}") from None
+
+
 def core_for(dtype: np.dtype[np.generic]) -> ModuleType:
     """Core functions for float32 or float64."""
     core: ModuleType = _core.f32 if dtype == np.float32 else _core.f64
@@ -226,8 +249,9 @@ def as_rows(
         rows = _as_contiguous(a.T, name, dtype, 2)
         finite = core.all_finite(rows, num_threads=threads)
     else:
-        columns = _as_contiguous(a, name, dtype, 2)
-        rows, finite = core.transposed(columns, num_threads=threads)
+        with memory_for(name, " of shape ", a.shape, " as vectors that are contiguous"):
+            columns = _as_contiguous(a, name, dtype, 2)
+            rows, finite = core.transposed(columns, num_threads=threads)
     if not finite:
         raise _not_finite(rows.T, name)
     return rows, True

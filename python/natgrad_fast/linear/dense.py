@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .._arrays import as_name, as_number, as_right_hand_sides
+from .._arrays import as_name, as_number, as_right_hand_sides, memory_for
 from .._typing import Array, DType
 from ..operators.base import Operator
 from ..operators.dense import DenseMatrix
@@ -98,7 +98,8 @@ def solve_rows(
             _result(Status.NON_FINITE, np.zeros_like(row), (norm, norm, 0.0), seconds, 0.0, method)
             for row, norm in zip(rows, norms, strict=True)
         ]
-    x, numbers, used, kind, choleskys, eigenbases = dense.core.solve(damping, method, rows)
+    with memory_for("the factorisation of ", dense):
+        x, numbers, used, kind, choleskys, eigenbases = dense.core.solve(damping, method, rows)
     per_row = (4.0 if used == "cholesky" else 6.0) * size**2
     shared = (choleskys / 3.0 + eigenbases * 14.0 / 3.0) * size**3
     flops, seconds = per_row + shared / count, time.perf_counter() - start

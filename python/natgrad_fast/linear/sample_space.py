@@ -19,8 +19,9 @@ from .._arrays import (
     as_number,
     as_right_hand_sides,
     core_for,
+    memory_for,
 )
-from .._typing import Array, Callback
+from .._typing import Array, Callback, CoreSampleSpace
 from ..operators.curvature import GaussNewtonMatrix
 from ..operators.sample_space import SampleSpace, kernel_flops
 from .cg import as_callback, cg
@@ -227,6 +228,10 @@ class _Solve:
         core = self.space.core
         if self.method == "cg":
             return
+        with memory_for(f"the kernel {self.space.shape} in float64: method='cg' takes less"):
+            self._factorize(core)
+
+    def _factorize(self, core: CoreSampleSpace) -> None:
         n = self.space.shape[0]
         if core.form():
             self.flops += kernel_flops(self.matrix.sizes, self.matrix.num_cases, n)

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._arrays import as_floats, as_num_threads, as_number, as_real, as_rows, as_vector, dot
+from .._arrays import (
+    as_floats,
+    as_num_threads,
+    as_number,
+    as_real,
+    as_rows,
+    as_vector,
+    dot,
+    memory_for,
+)
 from .._typing import Array, DType, Layout
 
 __all__ = ["Operator", "Role"]
@@ -87,9 +96,20 @@ class Operator:
         if type(v) is not np.ndarray and isinstance(v, Operator):
             return Operator._product_of(self, v)
         rows, is_block = as_rows(v, "v", self.shape[1], self.dtype, self.num_threads)
-        product = self._apply(rows)
+        product = self._multiplied(rows)
         result: Array = product.T if is_block else product[0]
         return result
+
+    def _multiplied(self, rows: Array) -> Array:
+        try:  # which costs less than `with`
+            return self._apply(rows)
+        except MemoryError:
+            with memory_for("the product of ", self, f" and {len(rows)} vectors"):
+                raise
+
+    def _multiplied_transposed(self, rows: Array) -> Array:
+        with memory_for("the product of ", self.T, f" and {len(rows)} vectors"):
+            return self._apply_transpose(rows)
 
     def __rmatmul__(self, u: ArrayLike) -> Array:
         """Row vector (m,), or K of them (K, m), times A."""
@@ -100,7 +120,7 @@ class Operator:
             return first_row(self._apply_transpose(as_floats(a, "u", self.dtype, 1)[None]))
         if a.shape[0] == 0:
             raise ValueError("u has no rows, wanted at least one vector")
-        return self._apply_transpose(as_floats(a, "u", self.dtype, 2))
+        return self._multiplied_transposed(as_floats(a, "u", self.dtype, 2))
 
     def __add__(self, other: object) -> Operator:
         """A + B for an operator B."""
@@ -146,7 +166,7 @@ class Operator:
     def matmat(self, V: ArrayLike) -> Array:
         """A V for a block (n, K)."""
         rows, _ = as_rows(V, "V", self.shape[1], self.dtype, self.num_threads)
-        return self._apply(rows).T
+        return self._multiplied(rows).T
 
     def rmatvec(self, u: ArrayLike) -> Array:
         """A'u for a vector (m,) or (m, 1)."""
@@ -158,7 +178,7 @@ class Operator:
     def rmatmat(self, U: ArrayLike) -> Array:
         """A'U for a block (m, K)."""
         rows, _ = as_rows(U, "U", self.shape[0], self.dtype, self.num_threads)
-        return self._apply_transpose(rows).T
+        return self._multiplied_transposed(rows).T
 
     @property
     def T(self) -> Operator:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self, Unpack
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .._arrays import Decay, as_callable, as_count, as_number, core_for
+from .._arrays import Decay, as_callable, as_count, as_number, core_for, memory_for
 from .._typing import Array, CoreCurvature, CoreHessian, Linearization, Progress
 from ..losses import Loss, LossName
 from ..model.batch import Batch, BatchOptions
@@ -275,7 +275,8 @@ class GaussNewtonMatrix(CurvatureMatrix):
         -----
         N P^2 flops, and 8 P^2 bytes besides the result; see `DenseMatrix`, which keeps it.
         """
-        dense: Array = core_for(self.dtype).DenseMatrix.of_curvature(self.core).to_dense()
+        with memory_for("the matrix ", self.shape, ", formed in float64"):
+            dense: Array = core_for(self.dtype).DenseMatrix.of_curvature(self.core).to_dense()
         return dense
 
     def block(self, layer: int) -> Array:
@@ -298,7 +299,8 @@ class GaussNewtonMatrix(CurvatureMatrix):
         layer = as_count(layer, "layer", 0)
         if layer >= len(self.sizes) - 1:
             raise ValueError(f"layer must be < {len(self.sizes) - 1}, got {layer}")
-        return self.core.layer_block(layer)
+        with memory_for("the block of layer ", layer):
+            return self.core.layer_block(layer)
 
     def block_diagonal(self) -> list[Array]:
         """All diagonal blocks of `block`, layer by layer."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .._arrays import as_num_threads, core_for
+from .._arrays import as_num_threads, core_for, memory_for
 from .._typing import Array, CoreDenseMatrix
 from ..config import physical_memory
 from .base import Operator
@@ -74,7 +74,8 @@ class DenseMatrix(Operator):
     def __init__(self, matrix: object, *, num_threads: int | None = None) -> None:
         if isinstance(matrix, GaussNewtonMatrix):
             _check_memory(matrix.shape[0])
-            self.core = core_for(matrix.dtype).DenseMatrix.of_curvature(matrix.core)
+            with memory_for("the matrix ", matrix.shape, " in float64"):
+                self.core = core_for(matrix.dtype).DenseMatrix.of_curvature(matrix.core)
             size, self.dtype = matrix.shape[0], matrix.dtype
             self.num_threads = matrix.num_threads
             self.forming_flops = forming_flops(matrix)
@@ -84,9 +85,10 @@ class DenseMatrix(Operator):
             _check_memory(size)
             threads = linear_map.num_threads if num_threads is None else num_threads
             self.num_threads = as_num_threads(threads)
-            self.core = core_for(self.dtype).DenseMatrix.of_array(
-                _form(linear_map), num_threads=self.num_threads
-            )
+            with memory_for("the matrix ", (size, size), " in float64"):
+                self.core = core_for(self.dtype).DenseMatrix.of_array(
+                    _form(linear_map), num_threads=self.num_threads
+                )
             self.forming_flops = size * linear_map.flops_per_product
         self.layout = getattr(matrix, "layout", None)
         self._is_semidefinite = bool(getattr(matrix, "positive_semidefinite", False))

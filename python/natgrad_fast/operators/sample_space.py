@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._arrays import as_vector, core_for
+from .._arrays import as_vector, core_for, memory_for
 from .._typing import Array, CoreSampleSpace
 from .base import Operator
 from .curvature import GaussNewtonMatrix
@@ -120,11 +120,13 @@ class SampleSpace(Operator):
 
     def prepare(self) -> None:
         """Compute the layer Grams that products with K need; the first product does otherwise."""
-        self.core.prepare_products()
+        with memory_for("the layer Grams of ", self):
+            self.core.prepare_products()
 
     def kernel(self) -> NDArray[np.float64]:
         """K (n, n) in float64, rows in the order (case, column)."""
-        kernel: NDArray[np.float64] = self.core.kernel()
+        with memory_for(f"the kernel {self.shape} in float64: products with it take less"):
+            kernel: NDArray[np.float64] = self.core.kernel()
         return kernel
 
     def to_dense(self) -> Array:

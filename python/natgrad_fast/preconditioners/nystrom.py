@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._arrays import all_finite, as_count, as_num_threads, as_number, as_rows, core_for
+from .._arrays import (
+    all_finite,
+    as_count,
+    as_num_threads,
+    as_number,
+    as_rows,
+    core_for,
+    memory_for,
+)
 from .._core import Lock
 from .._state import StateReader
 from .._typing import Array, CoreNystrom, Linearization, State
@@ -220,9 +228,10 @@ class Nystrom(Preconditioner):
         rank, core = self._first_rank, self._new_core()
         tail = 10.0 * (self._damping or 0.0)
         while True:
-            omega = self._extend(omega, rank, rng)
-            products = np.concatenate([products, _products(operator, omega[len(products) :])])
-            core.update(omega, y=products)
+            with memory_for(f"an approximation of rank {rank} of {self.shape}"):
+                omega = self._extend(omega, rank, rng)
+                products = np.concatenate([products, _products(operator, omega[len(products) :])])
+                core.update(omega, y=products)
             smallest = float(core.eigenvalues[-1])
             if not self._adaptive or rank == self._max_rank or smallest <= tail:
                 break
