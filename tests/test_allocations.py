@@ -368,6 +368,7 @@ print(failed)
         "Dense()",
         "Dense('eigh')",
         "Kronecker('ekfac')",
+        "SampleSpace(kernel='sampled', momentum=0.9)",
         "None",
     ],
 )

@@ -5,5 +5,6 @@ from .base import Direction, StepSolver
 from .cg import CG
 from .dense import Dense
 from .kronecker import Kronecker
+from .sample_space import SampleSpace
 
-__all__ = ["CG", "Dense", "Direction", "Kronecker", "StepSolver", "as_solver"]
+__all__ = ["CG", "Dense", "Direction", "Kronecker", "SampleSpace", "StepSolver", "as_solver"]

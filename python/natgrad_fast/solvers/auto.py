@@ -7,6 +7,7 @@ from .base import StepSolver
 from .cg import CG
 from .dense import Dense
 from .kronecker import Kronecker
+from .sample_space import SampleSpace
 
 __all__ = ["as_solver"]
 
@@ -23,9 +24,11 @@ def as_solver(solver: object, net: MLP, curvature: str) -> StepSolver:
 
     Raises
     ------
-    TypeError
-        For anything else.
+    TypeError, ValueError
+        For anything else, or a solver that can not work with the curvature.
     """
+    if isinstance(solver, SampleSpace) and solver.kernel == "exact" and curvature == "hessian":
+        raise ValueError("a Hessian has no sample space: solvers.CG() solves with it")
     if isinstance(solver, StepSolver):
         return solver
     if isinstance(solver, str) and solver == "auto":

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
+
+from .._arrays import as_num_threads, dot
 from .._state import StateReader
 from .._typing import Array, Linearization, State
-from ..linear.results import SolveInfo
+from ..linear.results import SolveInfo, Status
 from ..losses import Loss
 from ..model.batch import Batch
 from ..model.mlp import MLP
 from ..operators.base import Operator
 
-__all__ = ["Direction", "StepSolver"]
+__all__ = ["Direction", "StepSolver", "boundary_solution"]
+
+# Of the radius: how near |x| has to come; iterations of the search for it.
+CLOSENESS, MOST_ITERATIONS = 0.1, 25
 
 
 class Direction(NamedTuple):
@@ -82,6 +89,35 @@ class StepSolver:
         """
         raise NotImplementedError
 
+    def expect(self, num_dampings: int) -> None:
+        """Learn that so many dampings will be asked for in this step."""
+
+    def within(
+        self, matrix: Operator, g: Array, radius: float, damping: float
+    ) -> tuple[Direction, float]:
+        """Minimise x'(matrix) x / 2 - g'x over |x| <= radius: a solution for a damping >= 0.
+
+        Parameters
+        ----------
+        matrix, g
+            As in `direction`.
+        radius : float
+        damping : float
+            To begin the search with; 0 where there is none.
+
+        Returns
+        -------
+        direction : Direction
+        damping : float
+            The least one for which |x| <= radius, up to a tenth of the radius.
+
+        Notes
+        -----
+        Newton's method on 1 / |x(damping)| = 1 / radius (Moré & Sorensen 1983), of which an
+        iteration costs one `refresh` and two calls of `direction`.
+        """
+        return boundary_solution(self, matrix, g, radius, damping)
+
     def accepted(self, accepted: bool) -> None:
         """Learn whether the step made from the last direction was kept."""
 
@@ -98,3 +134,60 @@ class StepSolver:
             If anything in it does not fit.
         """
         StateReader(state, "state", ())
+
+
+def boundary_solution(
+    solver: StepSolver, matrix: Operator, g: Array, radius: float, damping: float
+) -> tuple[Direction, float]:
+    """The way of `StepSolver.within`."""
+    threads = as_num_threads(matrix.num_threads)
+    square = dot(g, g, threads)
+    scale = abs(matrix.quadratic_form(g)) / square if square > 0.0 else 0.0
+    # Below the floor a damping is rounding of the matrix. At |g| / radius |x| is short enough for
+    # every semi-definite one.
+    floor = max(10.0 * float(np.finfo(g.dtype).eps) * scale, float(np.finfo(np.float32).tiny))
+    low, high, at_floor = floor, math.inf, False
+    damping = max(damping if damping > 0.0 else 1e-3 * math.sqrt(square) / radius, floor)
+    best: tuple[Direction, float] | None = None
+    for _ in range(MOST_ITERATIONS):
+        solver.refresh(damping)
+        direction = solver.direction(matrix, g, damping, None)
+        length = math.sqrt(dot(direction.x, direction.x, threads))
+        if direction.info.status is Status.INTERRUPTED:
+            return direction, damping
+        is_convex = direction.info.status is not Status.NEGATIVE_CURVATURE
+        if is_convex and length <= (1.0 + CLOSENESS) * radius:
+            best, high = (direction, damping), damping
+            if length >= (1.0 - CLOSENESS) * radius or damping <= low:
+                break
+        else:
+            low = damping
+        at_floor = at_floor or damping == floor
+        damping = _next_damping(solver, matrix, direction.x, length, radius, damping, threads)
+        if low < damping < high:
+            continue
+        if low == floor and not at_floor and damping <= floor:
+            damping = floor
+        elif high == math.inf:
+            damping = 10.0 * low
+        elif high > (1.0 + CLOSENESS) * low:
+            damping = math.sqrt(low * high)
+        else:
+            break
+    return best if best is not None else (direction, damping)
+
+
+def _next_damping(
+    solver: StepSolver,
+    matrix: Operator,
+    x: Array,
+    length: float,
+    radius: float,
+    damping: float,
+    threads: int,
+) -> float:
+    """Newton's next damping; NaN where there is none."""
+    if not 0.0 < length < math.inf:
+        return math.nan
+    slope = dot(x, solver.direction(matrix, x, damping, None).x, threads)
+    return damping + length**2 / slope * (length - radius) / radius if slope > 0.0 else math.nan

@@ -113,14 +113,11 @@ class CG(StepSolver):
     ) -> Direction:
         """Solve by `natgrad_fast.cg`; see `StepSolver.direction`."""
         x0 = None if start is None or self.warm_start == 0.0 else self.warm_start * start
-        preconditioner = self._current
-        if self._adaptive and preconditioner.damping is None:
-            preconditioner = None  # no damping yet for which it could be inverted
         result = cg(
             matrix,
             g,
             damping=damping,
-            preconditioner=preconditioner,
+            preconditioner=self._ready(),
             rtol=self.rtol,
             max_iter=self.max_iter,
             x0=x0,
@@ -128,6 +125,28 @@ class CG(StepSolver):
         )
         assert isinstance(result, CGResult)
         return Direction(result.x, result.info)
+
+    def within(
+        self, matrix: Operator, g: Array, radius: float, damping: float
+    ) -> tuple[Direction, float]:
+        """Solve by iterations that end at the boundary (Steihaug); see `StepSolver.within`."""
+        self.refresh(damping)
+        result = cg(
+            matrix,
+            g,
+            preconditioner=self._ready(),
+            rtol=self.rtol,
+            max_iter=self.max_iter,
+            stopping=self.stopping,
+            trust_radius=radius,
+        )
+        assert isinstance(result, CGResult)
+        return Direction(result.x, result.info), 0.0
+
+    def _ready(self) -> Any:
+        """The preconditioner, where it has a damping for which it could be inverted."""
+        is_ready = not self._adaptive or self._current.damping is not None
+        return self._current if is_ready else None
 
     def state_dict(self) -> State:
         """State of the preconditioner, if it changes from step to step."""

@@ -17,6 +17,9 @@ from .base import Direction, StepSolver
 
 __all__ = ["Dense"]
 
+# Dampings of a step up to which each is factorised by itself.
+MOST_CHOLESKYS = 3
+
 
 @dataclass(frozen=True)
 class Dense(StepSolver):
@@ -29,8 +32,8 @@ class Dense(StepSolver):
     ----------
     method : {"auto", "cholesky", "eigh"}
         A Cholesky factorisation for every damping that is asked for in a step, or one
-        eigendecomposition, after which each costs O(P^2). "auto": the former for the first damping,
-        the latter from the second on.
+        eigendecomposition, which costs as much as 15 of them, and after which each costs O(P^2).
+        "auto": the former for three dampings, the latter beyond.
 
     Examples
     --------
@@ -45,10 +48,11 @@ class Dense(StepSolver):
     method: Literal["auto", "cholesky", "eigh"] = "auto"
 
     # What `direction` makes, in a copy that an optimizer works with: of which matrix with which
-    # damping of its own, what was formed, and the first damping that was asked for.
+    # damping of its own, what was formed, the dampings that were asked for, and how many will be.
     _source: ClassVar[Any] = None
     _formed: ClassVar[Any] = None
-    _first: ClassVar[Any] = None
+    _asked: ClassVar[frozenset[float]] = frozenset()
+    _expected: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         """Check the options where they are given."""
@@ -67,7 +71,11 @@ class Dense(StepSolver):
         self._forget()
 
     def _forget(self) -> None:
-        vars(self).update(_source=None, _formed=None, _first=None)
+        vars(self).update(_source=None, _formed=None, _asked=frozenset(), _expected=1)
+
+    def expect(self, num_dampings: int) -> None:
+        """Choose the factorisation that so many dampings are worth; see `StepSolver.expect`."""
+        vars(self).update(_expected=num_dampings)
 
     def direction(
         self, matrix: Operator, g: Array, damping: float, start: Array | None
@@ -78,12 +86,14 @@ class Dense(StepSolver):
         """
         own = getattr(matrix, "damping", 0.0)
         if self._source is None or self._source[0] is not matrix or self._source[1] != own:
-            self._forget()
-            formed = DenseMatrix(matrix)
-            vars(self).update(_source=(matrix, own), _formed=formed, _first=damping)
+            vars(self).update(
+                _source=(matrix, own), _formed=DenseMatrix(matrix), _asked=frozenset()
+            )
+        vars(self).update(_asked=self._asked | {damping})
         method: str = self.method
         if method == "auto":
-            method = "cholesky" if damping == self._first else "eigh"
+            is_many = max(len(self._asked), self._expected) > MOST_CHOLESKYS
+            method = "eigh" if is_many else "cholesky"
         result = solve_rows(self._formed, g[None], damping, method)[0]
         return Direction(result.x, result.info)
 

@@ -6,6 +6,8 @@ from .damping import DampingPolicy, LevenbergMarquardt, Tikhonov
 from .history import EpochInfo, History, StepInfo
 from .optimizer import NaturalGradient
 from .schedule import BatchSchedule
+from .trials import Trial, Trials
+from .trust_region import RadiusSearch, TrustRegion
 
 __all__ = [
     "BatchSchedule",
@@ -15,7 +17,11 @@ __all__ = [
     "History",
     "LevenbergMarquardt",
     "NaturalGradient",
+    "RadiusSearch",
     "StepInfo",
     "Tikhonov",
+    "Trial",
+    "Trials",
+    "TrustRegion",
     "callbacks",
 ]

@@ -6,11 +6,8 @@ import math
 import time
 from typing import Any
 
-import numpy as np
-
 from .._arrays import all_finite, dot
 from .._typing import Array
-from ..linear.results import Status
 from ..model.batch import Batch
 from ..operators import GGN, EmpiricalFisher, Fisher, Hessian
 from ..operators.curvature import CurvatureMatrix
@@ -18,7 +15,7 @@ from ..solvers import StepSolver
 from .damping import DampingPolicy
 from .history import StepInfo
 from .progress import Progress
-from .rescale import Update, rescale
+from .trials import Trials
 
 __all__ = ["CURVATURES", "ExactSteps"]
 
@@ -53,60 +50,53 @@ class ExactSteps:
         params, threads = batch.net.params, batch.num_threads
         linearization = batch.linearize()
         loss, gradient = batch.value_and_grad(linearization)
-        damping = self.policy.value
         norm = math.sqrt(dot(gradient, gradient, threads))
         is_finite = math.isfinite(loss) and math.isfinite(norm)
         if not (is_finite and all_finite(params, threads)):
             # No damping helps where one stands.
-            info = self._record(batch, past, start, loss, damping, norm, new_loss=loss)
+            info = self._record(batch, past, start, loss, self.policy.value, norm, new_loss=loss)
             return None, past._replace(step=info.step + 1, last_solution=None, info=info)
         matrix = CURVATURES[self.curvature].on(batch, linearization)
         self.solver.update(batch, linearization)
-        self.solver.refresh(damping)
-        x, solve = self.solver.direction(matrix, gradient, damping, past.last_solution)
-        if solve.status is Status.INTERRUPTED:
-            raise KeyboardInterrupt
-        last = past.last_update
-        update = rescale(matrix, gradient, -x, last, damping, fixed=not self.momentum)
-        candidate = params + update.d
-        new_loss = batch.value(candidate)
-        accepted = math.isfinite(new_loss) and new_loss <= loss
-        ratio = self._reduction_ratio(loss, new_loss, update, damping)
-        at_rounding = math.isfinite(new_loss) and _is_rounding(update, loss, params, threads)
+        trials = Trials(
+            batch=batch,
+            linearization=linearization,
+            matrix=matrix,
+            gradient=gradient,
+            loss=loss,
+            solver=self.solver,
+            start=past.last_solution,
+            last=past.last_update,
+            momentum=self.momentum and self.policy.has_momentum,
+        )
+        trial = self.policy.search(trials)
+        accepted = trial.is_descent(loss)
+        ratio = trial.ratio(loss, self.policy.denominator)
         # From numbers that are rounding nothing is learned, whichever way they fell.
-        self.policy.update(math.nan if at_rounding else ratio, accepted or at_rounding)
+        self.policy.update(math.nan if trial.at_rounding else ratio, accepted or trial.at_rounding)
         self.solver.accepted(accepted)
         info = self._record(
             batch,
             past,
             start,
             loss,
-            damping,
+            trial.damping,
             norm,
-            new_loss=new_loss,
+            new_loss=trial.new_loss,
             reduction_ratio=ratio,
-            step_norm=math.sqrt(update.square) if accepted else 0.0,
-            learning_rate=update.learning_rate,
-            momentum=update.momentum,
+            step_norm=trial.length if accepted else 0.0,
+            learning_rate=trial.update.learning_rate,
+            momentum=trial.update.momentum,
             accepted=accepted,
-            solve=solve,
-            at_rounding=at_rounding,
+            solve=trial.solve,
+            at_rounding=trial.at_rounding,
+            trials=trials.count,
         )
         if not accepted:
             return None, past._replace(step=info.step + 1, last_solution=None, info=info)
-        solution = x if all_finite(x) else None
-        return candidate, Progress(info.step + 1, solution, update.d, past.moving, info, candidate)
-
-    def _reduction_ratio(
-        self, loss: float, new_loss: float, update: Update, damping: float
-    ) -> float:
-        """Actual over predicted change, the latter without damping where the policy says so."""
-        if not math.isfinite(new_loss):
-            return -math.inf
-        change = update.change
-        if self.policy.denominator == "undamped":
-            change -= 0.5 * damping * update.square
-        return (new_loss - loss) / change if change != 0.0 else math.nan
+        solution = trial.x if all_finite(trial.x) else None
+        d, params = trial.update.d, trial.params
+        return params, Progress(info.step + 1, solution, d, past.moving, info, params)
 
     def _record(
         self,
@@ -128,11 +118,3 @@ class ExactSteps:
             solver=type(self.solver).__name__,
             **further,
         )
-
-
-def _is_rounding(update: Update, loss: float, params: Array, num_threads: int) -> bool:
-    """Whether the step, or the decrease that it promises, is below the dtype's rounding."""
-    eps = float(np.finfo(params.dtype).eps)
-    length = math.sqrt(dot(params, params, num_threads))
-    is_short = math.sqrt(update.square) <= 4.0 * eps * length
-    return is_short or abs(update.change) <= eps * abs(loss)

@@ -51,6 +51,8 @@ class StepInfo:
         Whether the step, or the decrease that the model promised, was below the rounding of the
         float type: nothing can be learned from its ratio, and the damping returns to its first
         value.
+    trials : int
+        Steps that the damping policy tried.
     controller : ControllerInfo or None
         Of a step on a mini-batch with the defaults.
     """
@@ -70,6 +72,7 @@ class StepInfo:
     accepted: bool = False
     solve: SolveInfo = NO_SOLVE
     at_rounding: bool = False
+    trials: int = 0
     controller: ControllerInfo | None = None
 
     def to_dict(self) -> dict[str, Any]:

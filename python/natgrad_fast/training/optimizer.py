@@ -23,6 +23,7 @@ from .damping import DampingPolicy, as_policy
 from .exact import CURVATURES, ExactSteps
 from .fit import fit
 from .generator import as_generator
+from .geodesic import check_geodesic
 from .history import History, StepInfo
 from .progress import Progress
 from .schedule import BatchSchedule
@@ -56,7 +57,7 @@ class NaturalGradient:
     momentum : bool or "auto"
         Whether learning_rate and momentum minimise the damped quadratic model over the new
         direction and the previous step (the 2 x 2 system of K-FAC, Martens & Grosse 2015, sec. 7),
-        as with "auto". Otherwise they are 1 and 0.
+        as with "auto". Otherwise they are 1 and 0, as they are where a policy bounds the step.
     l2 : float or (float, float)
         Weight decay of all parameters, or of weights and of biases; part of the objective and of B.
     seed : int
@@ -105,6 +106,7 @@ class NaturalGradient:
         self.loss.num_targets(net.sizes[-1])  # refuses widths that the loss is not made for
         self.curvature = as_name(curvature, "curvature", CURVATURES)
         policy = as_policy(None if isinstance(damping, str) and damping == "auto" else damping)
+        _check_policy(policy, self.loss, momentum)
         self.momentum = _as_momentum(momentum)
         # Mini-batches that do not see all data get steps that are not judged on themselves.
         self._is_automatic = (
@@ -148,7 +150,7 @@ class NaturalGradient:
 
     @damping.setter
     def damping(self, damping: DampingPolicy | float) -> None:
-        self._exact.policy = as_policy(damping)
+        self.damping_policy = damping
 
     @property
     def damping_policy(self) -> DampingPolicy:
@@ -157,7 +159,9 @@ class NaturalGradient:
 
     @damping_policy.setter
     def damping_policy(self, damping: DampingPolicy | float) -> None:
-        self._exact.policy = as_policy(damping)
+        policy = as_policy(damping)
+        _check_policy(policy, self.loss, "auto")
+        self._exact.policy = policy
 
     @property
     def last_info(self) -> StepInfo | None:
@@ -433,6 +437,13 @@ class NaturalGradient:
 def _told(progress: Progress) -> StepInfo:
     assert progress.info is not None
     return progress.info
+
+
+def _check_policy(policy: DampingPolicy, loss: Loss, momentum: object) -> None:
+    if policy.geodesic:
+        check_geodesic(loss)
+    if momentum is True and not policy.has_momentum:
+        raise ValueError(f'momentum must be "auto" or False with {policy!r}, which bounds steps')
 
 
 def _as_momentum(momentum: object) -> bool:

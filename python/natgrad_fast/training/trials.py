@@ -1,0 +1,158 @@
+"""Steps that a damping policy may try from where a run stands, and how each turned out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from .._arrays import dot
+from .._typing import Array, Linearization
+from ..linear.results import SolveInfo, Status
+from ..model.batch import Batch
+from ..operators.curvature import CurvatureMatrix
+from ..solvers import StepSolver
+from .geodesic import with_acceleration
+from .rescale import Update, rescale
+
+__all__ = ["Trial", "Trials"]
+
+
+class Trial(NamedTuple):
+    """A step d that was tried: `params` = theta + d.
+
+    `change` is that of the model without damping, of the damped one it is ``update.change``.
+    """
+
+    x: Array  # (P,), the solution; d is rate (-x) + momentum d_prev
+    update: Update
+    damping: float
+    params: Array
+    new_loss: float
+    change: float
+    solve: SolveInfo
+    at_rounding: bool  # whether d, or the decrease that it promises, is nothing but rounding
+
+    @property
+    def length(self) -> float:
+        """|d|."""
+        return math.sqrt(self.update.square)
+
+    def ratio(self, loss: float, denominator: str = "undamped") -> float:
+        """Actual over predicted change of the objective; -inf if the new one is not finite."""
+        if not math.isfinite(self.new_loss):
+            return -math.inf
+        change = self.update.change if denominator == "damped" else self.change
+        return (self.new_loss - loss) / change if change != 0.0 else math.nan
+
+    def is_descent(self, loss: float) -> bool:
+        """Whether the objective is finite and no larger."""
+        return math.isfinite(self.new_loss) and self.new_loss <= loss
+
+
+@dataclass
+class Trials:
+    """What a policy's `search` asks.
+
+    Attributes
+    ----------
+    batch : Batch
+    linearization
+        Of the net over the batch.
+    matrix : CurvatureMatrix
+        B + l2 I.
+    gradient : (P,) array
+    loss : float
+        Objective of the batch where one stands.
+    solver : StepSolver
+        That has measured the batch.
+    start, last : (P,) array or None
+        The last solution and the last update.
+    momentum : bool
+        Whether learning rate and momentum minimise the model.
+    """
+
+    batch: Batch
+    linearization: Linearization
+    matrix: CurvatureMatrix
+    gradient: Array
+    loss: float
+    solver: StepSolver
+    start: Array | None = None
+    last: Array | None = None
+    momentum: bool = True
+    count: int = field(default=0, init=False)  # evaluations of the objective
+
+    def at(self, damping: float, *, geodesic: bool = False, fixed: bool = False) -> Trial:
+        """Solve with a damping, and look where it leads.
+
+        Parameters
+        ----------
+        damping : float
+        geodesic : bool
+            Whether the second derivative along the step bends it, see `with_acceleration`.
+        fixed : bool
+            Whether the solution itself is the step, without rate or momentum.
+        """
+        self.solver.refresh(damping)
+        x, solve = self.solver.direction(self.matrix, self.gradient, damping, self.start)
+        if solve.status is Status.INTERRUPTED:
+            raise KeyboardInterrupt
+        if geodesic:
+            x = with_acceleration(
+                x, self.batch, self.linearization, self.solver, self.matrix, damping
+            )
+        return self._look(x, solve, damping, fixed=fixed or not self.momentum)
+
+    def within(self, radius: float, guess: float) -> Trial:
+        """Minimise the model over steps of at most this length, and look where that leads.
+
+        Parameters
+        ----------
+        radius : float
+        guess : float
+            Damping to begin the search with.
+        """
+        direction, damping = self.solver.within(self.matrix, self.gradient, radius, guess)
+        if direction.info.status is Status.INTERRUPTED:
+            raise KeyboardInterrupt
+        return self._look(direction.x, direction.info, damping, fixed=True)
+
+    def cauchy_length(self) -> float:
+        """Length of the steepest descent to the model's minimum, |g|^3 / g'Bg; 0 for g = 0."""
+        square = dot(self.gradient, self.gradient, self.matrix.num_threads)
+        curvature = self.rayleigh_quotient()
+        return math.sqrt(square) / curvature if curvature > 0.0 else math.sqrt(square)
+
+    def rayleigh_quotient(self) -> float:
+        """Quotient g'Bg / g'g: an eigenvalue that matters."""
+        square = dot(self.gradient, self.gradient, self.matrix.num_threads)
+        return self.matrix.quadratic_form(self.gradient) / square if square > 0.0 else 0.0
+
+    def _look(self, x: Array, solve: SolveInfo, damping: float, *, fixed: bool) -> Trial:
+        params = self.batch.net.params
+        update = rescale(self.matrix, self.gradient, -x, self.last, damping, fixed=fixed)
+        candidate = params + update.d
+        new_loss = self.batch.value(candidate)
+        self.count += 1
+        is_rounding = _is_rounding(update, self.loss, params, self.batch.num_threads)
+        return Trial(
+            x=x,
+            update=update,
+            damping=damping,
+            params=candidate,
+            new_loss=new_loss,
+            change=update.change - 0.5 * damping * update.square,
+            solve=solve,
+            at_rounding=math.isfinite(new_loss) and is_rounding,
+        )
+
+
+def _is_rounding(update: Update, loss: float, params: Array, num_threads: int) -> bool:
+    """Whether the step, or the decrease that it promises, is below the dtype's rounding."""
+    eps = float(np.finfo(params.dtype).eps)
+    length = math.sqrt(dot(params, params, num_threads))
+    is_short = math.sqrt(update.square) <= 4.0 * eps * length
+    return is_short or abs(update.change) <= eps * abs(loss)
