@@ -19,6 +19,8 @@ from .damping import DampingPolicy
 from .history import StepInfo
 from .progress import Progress
 from .rescale import Update, rescale
+from .search import backtrack, line_search
+from .step_cases import StepCases
 
 __all__ = ["CURVATURES", "ExactSteps"]
 
@@ -39,20 +41,28 @@ class ExactSteps:
         One of CURVATURES.
     momentum : bool
         Whether learning rate and momentum minimise the model.
+    line_search : bool
+        Whether a step that does not lower the objective enough is tried shorter.
     """
 
     def __init__(
-        self, curvature: str, momentum: bool, solver: StepSolver, policy: DampingPolicy
+        self,
+        curvature: str,
+        momentum: bool,
+        solver: StepSolver,
+        policy: DampingPolicy,
+        line_search: bool = False,
     ) -> None:
-        self.curvature, self.momentum = curvature, momentum
+        self.curvature, self.momentum, self.line_search = curvature, momentum, line_search
         self.solver, self.policy = solver, policy
 
-    def attempt(self, batch: Batch, past: Progress) -> tuple[Array | None, Progress]:
+    def attempt(self, cases: StepCases, past: Progress) -> tuple[Array | None, Progress]:
         """The next parameters, None for the same, and the progress; solver and policy changed."""
         start = time.perf_counter()
+        batch, curvature = cases.batch, cases.curvature
         params, threads = batch.net.params, batch.num_threads
-        linearization = batch.linearize()
-        loss, gradient = batch.value_and_grad(linearization)
+        linearization = curvature.linearize()
+        loss, gradient = batch.value_and_grad(linearization if curvature is batch else None)
         damping = self.policy.value
         norm = math.sqrt(dot(gradient, gradient, threads))
         is_finite = math.isfinite(loss) and math.isfinite(norm)
@@ -60,19 +70,26 @@ class ExactSteps:
             # No damping helps where one stands.
             info = self._record(batch, past, start, loss, damping, norm, new_loss=loss)
             return None, past._replace(step=info.step + 1, last_solution=None, info=info)
-        matrix = CURVATURES[self.curvature].on(batch, linearization)
-        self.solver.update(batch, linearization)
+        matrix = CURVATURES[self.curvature].on(curvature, linearization)
+        self.solver.update(curvature, linearization)
         self.solver.refresh(damping)
-        x, solve = self.solver.direction(matrix, gradient, damping, past.last_solution)
-        if solve.status is Status.INTERRUPTED:
+        solution = self.solver.direction(matrix, gradient, damping, past.last_solution)
+        if solution.info.status is Status.INTERRUPTED:
             raise KeyboardInterrupt
+        chosen = backtrack(solution, params, cases.backtracking.value)
         last = past.last_update
-        update = rescale(matrix, gradient, -x, last, damping, fixed=not self.momentum)
+        update = rescale(matrix, gradient, -chosen.x, last, damping, fixed=not self.momentum)
         candidate = params + update.d
         new_loss = batch.value(candidate)
         accepted = math.isfinite(new_loss) and new_loss <= loss
         ratio = self._reduction_ratio(loss, new_loss, update, damping)
         at_rounding = math.isfinite(new_loss) and _is_rounding(update, loss, params, threads)
+        evaluations = chosen.evaluations + 1
+        if self.line_search and not at_rounding:
+            slope = dot(gradient, update.d, threads)
+            found = line_search(update.d, params, batch.value, loss, new_loss, slope)
+            update, new_loss, accepted = update.scaled(found.rate), found.value, found.rate > 0.0
+            candidate, evaluations = params + update.d, evaluations + found.evaluations
         # From numbers that are rounding nothing is learned, whichever way they fell.
         self.policy.update(math.nan if at_rounding else ratio, accepted or at_rounding)
         self.solver.accepted(accepted)
@@ -89,13 +106,17 @@ class ExactSteps:
             learning_rate=update.learning_rate,
             momentum=update.momentum,
             accepted=accepted,
-            solve=solve,
+            solve=solution.info,
             at_rounding=at_rounding,
+            curvature_size=curvature.num_cases,
+            backtracked=chosen.skipped,
+            evaluations=evaluations,
         )
         if not accepted:
             return None, past._replace(step=info.step + 1, last_solution=None, info=info)
-        solution = x if all_finite(x) else None
-        return candidate, Progress(info.step + 1, solution, update.d, past.moving, info, candidate)
+        # The next solve goes on from the last iterate, also where the step was by an earlier one.
+        x = solution.x if all_finite(solution.x) else None
+        return candidate, Progress(info.step + 1, x, update.d, past.moving, info, candidate)
 
     def _reduction_ratio(
         self, loss: float, new_loss: float, update: Update, damping: float
