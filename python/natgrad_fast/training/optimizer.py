@@ -70,7 +70,9 @@ class NaturalGradient:
     curvature_share : float
         Share in (0, 1] of a batch's cases that B, statistics and model are made of, every step the
         next ones in an order drawn from `seed`; gradient and acceptance remain those of all cases.
-        The fewer they are, the more the model promises, which damping answers.
+        A solve fits its few cases, so the model promises too much and the reduction ratio is too
+        small, which the damping answers; `line_search` helps. Below 1, and with `line_search`,
+        steps on mini-batches are judged on their own batch, as with a solver of one's own.
     line_search : bool
         Whether a step d that does not lower the objective by 1e-2 |g'd| is tried .8, .64, .. times
         as long, with as much less to show, 60 at most, before it is rejected. Damping learns from
@@ -209,7 +211,8 @@ class NaturalGradient:
             Of the cases of X only; those of X_curvature count equally, unless it is a `Batch`.
         X_curvature : (M, d_0) array_like, or Batch, optional
             Cases that B, the solver's statistics and the quadratic model are made of, in place of
-            X or its `curvature_share`. Gradient, reduction ratio and acceptance remain those of X.
+            X or its `curvature_share`. Gradient, reduction ratio and acceptance remain those of X:
+            the ratio is biased, as it says there.
         y_curvature : array_like, optional
             Their targets, needed by matrices that depend on targets.
         backtrack_on : Batch, optional
