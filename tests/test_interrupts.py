@@ -289,7 +289,11 @@ def test_ctrl_c():
     run_python(SIGINT)
 
 
-@pytest.mark.parametrize("solver", ["cg", "dense", "kronecker"])
+def _factor(step):
+    return 1.0 - 0.1 / (1.0 + step)
+
+
+@pytest.mark.parametrize("solver", ["cg", "backtracking", "dense", "kronecker"])
 @pytest.mark.parametrize("delay", [0.01, 0.06])
 def test_a_step_and_its_record_are_both_there_or_both_not(solver, delay):
     """An alarm somewhere in steps that take tens of milliseconds each."""
@@ -297,10 +301,14 @@ def test_a_step_and_its_record_are_both_there_or_both_not(solver, delay):
     net, x, y = batch(sizes, cases)
     solvers = {
         "cg": ng.solvers.CG(max_iter=5, preconditioner="kfac"),
+        "backtracking": ng.solvers.CG(max_iter=12, backtracking=True, warm_start=_factor),
         "dense": ng.solvers.Dense(),
         "kronecker": ng.solvers.Kronecker(),
     }
-    opt = ng.NaturalGradient(net, SOFTMAX, solver=solvers[solver], num_threads=2)
+    options = {"solver": solvers[solver]}
+    if solver == "backtracking":
+        options |= {"curvature_share": 0.25, "line_search": True}
+    opt = ng.NaturalGradient(net, SOFTMAX, num_threads=2, **options)
     points = [(opt.state_dict()["step"], net.params.copy())]
     before = signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
 
@@ -324,7 +332,7 @@ def test_a_step_and_its_record_are_both_there_or_both_not(solver, delay):
         assert opt.last_info.step == points[-1][0]
         assert opt.last_info.accepted != same_bits(params, points[-1][1])
     other = net.copy()
-    resumed = ng.NaturalGradient(other, SOFTMAX, solver=solvers[solver], num_threads=1)
+    resumed = ng.NaturalGradient(other, SOFTMAX, num_threads=1, **options)
     resumed.load_state_dict(opt.state_dict())
     opt.step(x, y)
     resumed.step(x, y)

@@ -78,7 +78,7 @@ def test_dampings_of_one_search_share_one_matrix(monkeypatch):
     size = len(g)
     flops = []
     for damping in (0.1, 0.3, 1.0, 3.0, 0.1):
-        x, info = solver.direction(fisher, g, damping, None)
+        x, info, _ = solver.direction(fisher, g, damping, None)
         exact = np.linalg.solve(fisher.to_dense() + damping * np.eye(size), g)
         assert_close(x, exact, 1e-9)
         flops.append(info.flops)
@@ -90,7 +90,7 @@ def test_dampings_of_one_search_share_one_matrix(monkeypatch):
     solver.direction(other, g, 0.1, None)
     assert formed == [fisher, other]
     other.damping = 2.0  # counts, as in every solver
-    x, _ = solver.direction(other, g, 0.1, None)
+    x, *_ = solver.direction(other, g, 0.1, None)
     assert_close(x, np.linalg.solve(other.to_dense() + 0.1 * np.eye(size), g), 1e-9)
     solver.accepted(True)
     solver.direction(other, g, 0.1, None)

@@ -92,7 +92,7 @@ def test_the_largest_radius_that_keeps_its_promise_is_taken():
             continue
         assert info.reduction_ratio >= 0.5
         assert info.step_norm <= 3.0 * middle * 1.1
-        if info.trials == 1:
+        if info.evaluations == 1:
             continue
         # by hand, with a damping one place of the grid lower
         oracle = problem.oracle
@@ -115,10 +115,10 @@ def test_a_calibrated_damping_shows_a_good_ratio_at_once():
     info = opt.step(problem.x, problem.y)
     assert info.accepted
     assert info.reduction_ratio >= 0.75
-    assert 1 < info.trials <= 12
+    assert 1 < info.evaluations <= 12
     assert policy.state_dict()["first"] == info.damping
     second = opt.step(problem.x, problem.y)
-    assert second.trials == 1
+    assert second.evaluations == 1
     opt.load_state_dict(state)
     assert np.isnan(opt.damping)
 

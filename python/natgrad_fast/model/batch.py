@@ -143,13 +143,16 @@ class Batch:
     def take(self, cases: NDArray[np.intp], targets: Array) -> Batch:
         """Return the batch of some of the cases, whose `targets` are given, unchecked.
 
-        It is a batch of its own, normalised by its own weight.
+        It is a batch of its own, normalised by its own weight; where the whole is a share of a
+        larger one, by `total_weight`, it has the same share.
         """
         part = copy.copy(self)
         part.x, part.targets = self.x[cases], targets
         part.weights = None if self.weights is None else self.weights[cases]
         part.counted = Counted(part.x.shape[0], None)
         part._normalise(None)
+        if self.given_total is not None:
+            part._normalise(part.weight * (self.total_weight / self.weight))
         return part
 
     def without_l2(self) -> Batch:

@@ -24,10 +24,16 @@ CLOSENESS, MOST_ITERATIONS = 0.1, 25
 
 
 class Direction(NamedTuple):
-    """Solution `x` (P,) of (B + damping I) x = g, and the record of the solve."""
+    """Solution `x` (P,) of (B + damping I) x = g, and the record of the solve.
+
+    `earlier` are iterates (P,) that were kept on the way to x, from the first to the last: an
+    optimizer steps by one of them where the objective says that x goes too far. The next solve
+    starts from x all the same.
+    """
 
     x: Array
     info: SolveInfo
+    earlier: tuple[Array, ...] = ()
 
 
 class StepSolver:
@@ -40,7 +46,17 @@ class StepSolver:
 
     An optimizer works with a copy (`copy.copy`) of the solver that it is given, so one set of
     options can serve several optimizers.
+
+    Attributes
+    ----------
+    keeps_iterates : bool
+        Whether `direction` gives earlier iterates.
     """
+
+    @property
+    def keeps_iterates(self) -> bool:
+        """Whether `direction` gives earlier iterates: no."""
+        return False
 
     def init(self, net: MLP, loss: Loss, *, seed: int = 0, num_threads: int | None = None) -> None:
         """Get ready for a net and a loss; nothing is measured.
@@ -60,7 +76,7 @@ class StepSolver:
         Parameters
         ----------
         batch : Batch
-            That of the step; l2 is in it.
+            Whose matrix `direction` gets; l2 is in it.
         linearization
             Of the net over the batch.
         """
@@ -76,9 +92,9 @@ class StepSolver:
         Parameters
         ----------
         matrix : Operator
-            B on the batch, l2 included, damping not.
+            B on the batch of `update`, l2 included, damping not.
         g : (P,) array
-            Gradient of the objective on the batch.
+            Gradient of the objective, perhaps on more cases.
         damping : float
         start : (P,) array or None
             The last solution, if the step that it made was accepted.

@@ -301,7 +301,7 @@ class LevenbergMarquardt(DampingPolicy):
         return trial
 
     def _calibrated(self, trials: Trials) -> Trial:
-        """The least damping on a ladder from which on rho is good."""
+        """The first damping of a ladder for which rho is good, or the best below it."""
         quotient = trials.rayleigh_quotient()
         start = 0.1 * quotient if 0.0 < quotient < math.inf else 1.0
 
@@ -315,7 +315,8 @@ class LevenbergMarquardt(DampingPolicy):
         rises = not is_good
         for _ in range(MOST_TRIES - 1):
             other, is_good = tried(trial.damping * (TRY_FACTOR if rises else 1.0 / TRY_FACTOR))
-            if other.damping == trial.damping or not (rises or is_good):
+            gains = rises or (is_good and other.new_loss < trial.new_loss)
+            if other.damping == trial.damping or not gains:
                 break
             trial = other
             if rises and is_good:

@@ -15,7 +15,7 @@ from ..solvers import StepSolver
 from .damping import DampingPolicy
 from .history import StepInfo
 from .progress import Progress
-from .trials import Trials
+from .trials import StepCases, Trials
 
 __all__ = ["CURVATURES", "ExactSteps"]
 
@@ -36,30 +36,38 @@ class ExactSteps:
         One of CURVATURES.
     momentum : bool
         Whether learning rate and momentum minimise the model.
+    line_search : bool
+        Whether a step that does not lower the objective enough is tried shorter.
     """
 
     def __init__(
-        self, curvature: str, momentum: bool, solver: StepSolver, policy: DampingPolicy
+        self,
+        curvature: str,
+        momentum: bool,
+        solver: StepSolver,
+        policy: DampingPolicy,
+        line_search: bool = False,
     ) -> None:
-        self.curvature, self.momentum = curvature, momentum
+        self.curvature, self.momentum, self.line_search = curvature, momentum, line_search
         self.solver, self.policy = solver, policy
 
-    def attempt(self, batch: Batch, past: Progress) -> tuple[Array | None, Progress]:
+    def attempt(self, cases: StepCases, past: Progress) -> tuple[Array | None, Progress]:
         """The next parameters, None for the same, and the progress; solver and policy changed."""
         start = time.perf_counter()
+        batch, curvature = cases.batch, cases.curvature
         params, threads = batch.net.params, batch.num_threads
-        linearization = batch.linearize()
-        loss, gradient = batch.value_and_grad(linearization)
+        linearization = curvature.linearize()
+        loss, gradient = batch.value_and_grad(linearization if curvature is batch else None)
         norm = math.sqrt(dot(gradient, gradient, threads))
         is_finite = math.isfinite(loss) and math.isfinite(norm)
         if not (is_finite and all_finite(params, threads)):
             # No damping helps where one stands.
             info = self._record(batch, past, start, loss, self.policy.value, norm, new_loss=loss)
             return None, past._replace(step=info.step + 1, last_solution=None, info=info)
-        matrix = CURVATURES[self.curvature].on(batch, linearization)
-        self.solver.update(batch, linearization)
+        matrix = CURVATURES[self.curvature].on(curvature, linearization)
+        self.solver.update(curvature, linearization)
         trials = Trials(
-            batch=batch,
+            cases=cases,
             linearization=linearization,
             matrix=matrix,
             gradient=gradient,
@@ -70,8 +78,10 @@ class ExactSteps:
             momentum=self.momentum and self.policy.has_momentum,
         )
         trial = self.policy.search(trials)
-        accepted = trial.is_descent(loss)
         ratio = trial.ratio(loss, self.policy.denominator)
+        accepted = trial.is_descent(loss)
+        if self.line_search and not trial.at_rounding:
+            trial, accepted = trials.shortened(trial)
         # From numbers that are rounding nothing is learned, whichever way they fell.
         self.policy.update(math.nan if trial.at_rounding else ratio, accepted or trial.at_rounding)
         self.solver.accepted(accepted)
@@ -90,10 +100,13 @@ class ExactSteps:
             accepted=accepted,
             solve=trial.solve,
             at_rounding=trial.at_rounding,
-            trials=trials.count,
+            curvature_size=curvature.num_cases,
+            backtracked=trial.skipped,
+            evaluations=trials.evaluations,
         )
         if not accepted:
             return None, past._replace(step=info.step + 1, last_solution=None, info=info)
+        # The next solve goes on from the last iterate, also where the step was by an earlier one.
         solution = trial.x if all_finite(trial.x) else None
         d, params = trial.update.d, trial.params
         return params, Progress(info.step + 1, solution, d, past.moving, info, params)

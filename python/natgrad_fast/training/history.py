@@ -36,14 +36,20 @@ class StepInfo:
     gradient_norm, step_norm : float
         Euclidean; `step_norm` is 0 for a rejected step.
     seconds : float
-    batch_size : int
-        Cases of the batch.
+    batch_size, curvature_size : int
+        Cases of the batch, and of those that the matrix was made of.
     solver : str
         Which step solver it was.
     reduction_ratio : float
         Actual over predicted change of the objective; -inf if `new_loss` is not finite.
     learning_rate, momentum : float
-        Factors of the solution and of the previous step.
+        Factors of the solution and of the previous step; that of a line search is in them.
+    backtracked : int
+        How many of the iterates that a solver kept were left behind, counted from the last one: 0
+        if the step was made from the last one.
+    evaluations : int
+        Of objectives at trial points, a forward pass each: those of backtracking, those of the
+        steps that the damping policy tried, those of a line search.
     accepted : bool
     solve : SolveInfo
         Status, iterations and so on of the solver.
@@ -51,8 +57,6 @@ class StepInfo:
         Whether the step, or the decrease that the model promised, was below the rounding of the
         float type: nothing can be learned from its ratio, and the damping returns to its first
         value.
-    trials : int
-        Steps that the damping policy tried.
     controller : ControllerInfo or None
         Of a step on a mini-batch with the defaults.
     """
@@ -72,7 +76,9 @@ class StepInfo:
     accepted: bool = False
     solve: SolveInfo = NO_SOLVE
     at_rounding: bool = False
-    trials: int = 0
+    curvature_size: int = 0
+    backtracked: int = 0
+    evaluations: int = 0
     controller: ControllerInfo | None = None
 
     def to_dict(self) -> dict[str, Any]:

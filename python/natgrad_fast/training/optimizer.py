@@ -27,7 +27,15 @@ from .geodesic import check_geodesic
 from .history import History, StepInfo
 from .progress import Progress
 from .schedule import BatchSchedule
+from .step_cases import (
+    as_batch,
+    as_curvature_batch,
+    as_share,
+    check_backtracking,
+    share_of,
+)
 from .stochastic import StochasticSteps
+from .trials import StepCases
 
 __all__ = ["NaturalGradient"]
 
@@ -60,14 +68,24 @@ class NaturalGradient:
         as with "auto". Otherwise they are 1 and 0, as they are where a policy bounds the step.
     l2 : float or (float, float)
         Weight decay of all parameters, or of weights and of biases; part of the objective and of B.
+    curvature_share : float
+        Share in (0, 1] of a batch's cases that B, statistics and model are made of, every step the
+        next ones in an order drawn from `seed`; gradient and acceptance remain those of all cases.
+        A solve fits its few cases, so the model promises too much and the reduction ratio is too
+        small, which the damping answers; `line_search` helps. Below 1, and with `line_search`,
+        steps on mini-batches are judged on their own batch, as with a solver of one's own.
+    line_search : bool
+        Whether a step d that does not lower the objective by 1e-2 |g'd| is tried .8, .64, .. times
+        as long, with as much less to show, 60 at most, before it is rejected. Damping learns from
+        the whole step.
     seed : int
-        Order of the mini-batches in `fit`, and draws of the solver.
+        Order of the mini-batches in `fit`, draws of the solver, order of curvature cases.
     num_threads : int, optional
         Training has the same bits for any number.
 
     Attributes
     ----------
-    net, loss, curvature, momentum, l2, num_threads
+    net, loss, curvature, momentum, l2, curvature_share, num_threads
         As given; the solver as `solver`.
     last_info : StepInfo or None
         Record of the last step.
@@ -98,6 +116,8 @@ class NaturalGradient:
         damping: DampingPolicy | float | Literal["auto"] | None = "auto",
         momentum: bool | Literal["auto"] = "auto",
         l2: float | tuple[float, float] = 0.0,
+        curvature_share: float = 1.0,
+        line_search: bool = False,
         seed: int = 0,
         num_threads: int | None = None,
     ) -> None:
@@ -108,9 +128,14 @@ class NaturalGradient:
         policy = as_policy(None if isinstance(damping, str) and damping == "auto" else damping)
         _check_policy(policy, self.loss, momentum)
         self.momentum = _as_momentum(momentum)
+        self.curvature_share = as_share(curvature_share)
+        if not isinstance(line_search, bool):
+            raise TypeError(f"line_search must be True or False, got {line_search!r}")
         # Mini-batches that do not see all data get steps that are not judged on themselves.
         self._is_automatic = (
             curvature == "fisher"
+            and self.curvature_share == 1.0
+            and not line_search
             and isinstance(solver, str)
             and (damping is None or isinstance(damping, str))
             and isinstance(momentum, str)
@@ -122,7 +147,7 @@ class NaturalGradient:
         self._seed = seed
         own = copy.copy(as_solver(solver, self.net, self.curvature))
         own.init(self.net, self.loss, seed=seed, num_threads=self.num_threads)
-        self._exact = ExactSteps(self.curvature, self.momentum, own, policy)
+        self._exact = ExactSteps(self.curvature, self.momentum, own, policy, line_search)
         self._stochastic: StochasticSteps | None = None  # made when the first one is due
         self._progress = Progress()
 
@@ -173,6 +198,10 @@ class NaturalGradient:
         X: ArrayLike | Batch,
         y: ArrayLike | None = None,
         sample_weight: ArrayLike | None = None,
+        *,
+        X_curvature: ArrayLike | Batch | None = None,
+        y_curvature: ArrayLike | None = None,
+        backtrack_on: Batch | None = None,
     ) -> StepInfo:
         """Take one step on a batch.
 
@@ -183,6 +212,16 @@ class NaturalGradient:
         y : array_like
             Targets as in `value_and_grad`.
         sample_weight : (N,) array_like, optional
+            Of the cases of X only; those of X_curvature count equally, unless it is a `Batch`.
+        X_curvature : (M, d_0) array_like, or Batch, optional
+            Cases that B, the solver's statistics and the quadratic model are made of, in place of
+            X or its `curvature_share`. Gradient, reduction ratio and acceptance remain those of X:
+            the ratio is biased, as it says there.
+        y_curvature : array_like, optional
+            Their targets, needed by matrices that depend on targets.
+        backtrack_on : Batch, optional
+            Whose objective chooses among the iterates of a solver that keeps them, such as
+            ``solvers.CG(backtracking=True)``; X by default.
 
         Returns
         -------
@@ -201,18 +240,34 @@ class NaturalGradient:
         Notes
         -----
         Cost: one gradient, the products of the solver, up to two linearised and one plain forward
-        pass.
+        pass, and one more for each iterate or length that is tried. In this order: backtracking
+        chooses the direction D by the objective at params + D, as if it were the step; then
+        learning_rate and momentum minimise the model; then the line search, if there is one.
         """
-        return self._step_of(self._as_batch(X, y, sample_weight), None)
+        batch = as_batch(self, X, y, sample_weight)
+        curvature = self._curvature_part(batch)
+        if X_curvature is not None:
+            curvature = as_curvature_batch(self, batch, self.curvature, X_curvature, y_curvature)
+        elif y_curvature is not None:
+            raise ValueError("X_curvature is missing, y_curvature is given")
+        if backtrack_on is not None:
+            check_backtracking(self, backtrack_on, self.solver)
+        return self._exact_step(StepCases(batch, curvature, backtrack_on or batch))
+
+    def _curvature_part(self, batch: Batch) -> Batch:
+        return share_of(batch, self.curvature_share, self._seed, self._progress.step)
 
     def _step_of(self, batch: Batch, num_cases: int | None) -> StepInfo:
         """Take one step on a batch out of so many cases; None: the batch is all there is."""
         if self._is_automatic and num_cases is not None and batch.num_cases < num_cases:
             return self._stochastic_step(batch, num_cases)
+        return self._exact_step(StepCases(batch, self._curvature_part(batch), batch))
+
+    def _exact_step(self, cases: StepCases) -> StepInfo:
         policy, solver = self._exact.policy.state_dict(), self.solver.state_dict()
         before, params = self._progress, self.net.params.copy()
         try:
-            candidate, progress = self._exact.attempt(batch, before)
+            candidate, progress = self._exact.attempt(cases, before)
             if candidate is not None:
                 self.net.params[...] = candidate
             self._progress = progress
@@ -255,30 +310,6 @@ class NaturalGradient:
         moving = moving._replace(controller=moving.controller.grown())
         self._progress = self._progress._replace(moving=moving)
         return True
-
-    def _as_batch(
-        self, X: ArrayLike | Batch, y: ArrayLike | None, sample_weight: ArrayLike | None
-    ) -> Batch:
-        if not isinstance(X, Batch):
-            if y is None:
-                raise ValueError("y is missing: the objective depends on targets")
-            return Batch(
-                self.net,
-                self.loss,
-                X,
-                y,
-                sample_weight=sample_weight,
-                l2=self._l2,
-                num_threads=self.num_threads,
-            )
-        if y is not None or sample_weight is not None:
-            raise TypeError("a Batch comes with its targets and weights: leave y and weights out")
-        if X.net is not self.net or X.loss != self.loss or X.l2 != self.l2:
-            raise ValueError(
-                f"batch is of {X.net!r}, {X.loss!r} and l2 = {X.l2}, the optimizer of "
-                f"{self.net!r}, {self.loss!r} and l2 = {self.l2}"
-            )
-        return X
 
     def restore(self) -> bool:
         """Put back the parameters of the last accepted step where the present ones are not finite.
@@ -369,9 +400,9 @@ class NaturalGradient:
         Returns
         -------
         dict
-            What the state belongs to (architecture, loss, curvature, momentum, l2), step number,
-            warm start, previous step, random state, and the states of damping and solver. The same
-            for every instruction set and number of threads.
+            What the state belongs to (architecture, loss, curvature and the order of its cases,
+            momentum, l2), step number, warm start, previous step, random state, and the states of
+            damping and solver. The same for every instruction set and number of threads.
         """
         steps = self._stochastic
         return {
@@ -429,6 +460,8 @@ class NaturalGradient:
             "curvature": self.curvature,
             "momentum": self.momentum,
             "l2": tuple(self._l2),
+            "curvature_share": self.curvature_share,
+            "curvature_seed": None if self.curvature_share == 1.0 else self._seed,
             "solver_name": type(self.solver).__name__,
             "damping_name": type(self._exact.policy).__name__,
         }

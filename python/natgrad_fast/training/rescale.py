@@ -26,6 +26,15 @@ class Update(NamedTuple):
     change: float
     square: float
 
+    def scaled(self, factor: float) -> Update:
+        """The step times a factor; `change` remains that of the whole step."""
+        return self._replace(
+            d=self.d.dtype.type(factor) * self.d,
+            learning_rate=factor * self.learning_rate,
+            momentum=factor * self.momentum,
+            square=factor**2 * self.square,
+        )
+
 
 def rescale(
     matrix: CurvatureMatrix,

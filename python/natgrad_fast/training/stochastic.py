@@ -108,6 +108,7 @@ class StochasticSteps:
             momentum=update.momentum,
             accepted=True,
             solve=APPLIED,
+            curvature_size=batch.num_cases,
             controller=control.info,
         )
         slope = dot(gradient, update.d, threads)
@@ -184,13 +185,7 @@ class StochasticSteps:
         scalar = direction.dtype.type
         if control.is_exact or math.isnan(control.log_rate):
             update = rescale(matrix, gradient, direction, velocity, damping, fixed=False)
-            factor = min(control.c, 1.0) * share
-            update = update._replace(
-                d=scalar(factor) * update.d,
-                learning_rate=factor * update.learning_rate,
-                momentum=factor * update.momentum,
-                square=factor**2 * update.square,
-            )
+            update = update.scaled(min(control.c, 1.0) * share)
             return control, update, update.d
         control, rates = control.rates()
         along = scalar(share * rates.rate) * direction

@@ -13,11 +13,25 @@ from .._typing import Array, Linearization
 from ..linear.results import SolveInfo, Status
 from ..model.batch import Batch
 from ..operators.curvature import CurvatureMatrix
-from ..solvers import StepSolver
+from ..solvers import Direction, StepSolver
 from .geodesic import with_acceleration
 from .rescale import Update, rescale
+from .search import backtrack, line_search
 
-__all__ = ["Trial", "Trials"]
+__all__ = ["StepCases", "Trial", "Trials"]
+
+
+class StepCases(NamedTuple):
+    """Batches of one net, loss and l2; the very same object where they do not differ.
+
+    `batch` gives objective, gradient, reduction ratio and acceptance, `curvature` the matrix, the
+    solver's statistics and the quadratic model, `backtracking` the objective by which backtracking
+    chooses.
+    """
+
+    batch: Batch
+    curvature: Batch
+    backtracking: Batch
 
 
 class Trial(NamedTuple):
@@ -26,13 +40,14 @@ class Trial(NamedTuple):
     `change` is that of the model without damping, of the damped one it is ``update.change``.
     """
 
-    x: Array  # (P,), the solution; d is rate (-x) + momentum d_prev
+    x: Array  # (P,), the solution; d is rate (-x) + momentum d_prev, or by an earlier iterate
     update: Update
     damping: float
     params: Array
     new_loss: float
     change: float
     solve: SolveInfo
+    skipped: int  # iterates of the solver that backtracking left behind
     at_rounding: bool  # whether d, or the decrease that it promises, is nothing but rounding
 
     @property
@@ -58,23 +73,25 @@ class Trials:
 
     Attributes
     ----------
-    batch : Batch
+    cases : StepCases
     linearization
-        Of the net over the batch.
+        Of the net over the cases of the curvature.
     matrix : CurvatureMatrix
         B + l2 I.
     gradient : (P,) array
     loss : float
         Objective of the batch where one stands.
     solver : StepSolver
-        That has measured the batch.
+        That has measured the cases of the curvature.
     start, last : (P,) array or None
         The last solution and the last update.
     momentum : bool
         Whether learning rate and momentum minimise the model.
+    evaluations : int
+        Of objectives so far.
     """
 
-    batch: Batch
+    cases: StepCases
     linearization: Linearization
     matrix: CurvatureMatrix
     gradient: Array
@@ -83,7 +100,7 @@ class Trials:
     start: Array | None = None
     last: Array | None = None
     momentum: bool = True
-    count: int = field(default=0, init=False)  # evaluations of the objective
+    evaluations: int = field(default=0, init=False)
 
     def at(self, damping: float, *, geodesic: bool = False, fixed: bool = False) -> Trial:
         """Solve with a damping, and look where it leads.
@@ -97,14 +114,18 @@ class Trials:
             Whether the solution itself is the step, without rate or momentum.
         """
         self.solver.refresh(damping)
-        x, solve = self.solver.direction(self.matrix, self.gradient, damping, self.start)
-        if solve.status is Status.INTERRUPTED:
-            raise KeyboardInterrupt
-        if geodesic:
-            x = with_acceleration(
-                x, self.batch, self.linearization, self.solver, self.matrix, damping
+        direction = self.solver.direction(self.matrix, self.gradient, damping, self.start)
+        if geodesic and direction.info.status is not Status.INTERRUPTED:
+            bent = with_acceleration(
+                direction.x,
+                self.cases.curvature,
+                self.linearization,
+                self.solver,
+                self.matrix,
+                damping,
             )
-        return self._look(x, solve, damping, fixed=fixed or not self.momentum)
+            direction = direction._replace(x=bent)
+        return self._look(direction, damping, fixed=fixed or not self.momentum)
 
     def within(self, radius: float, guess: float) -> Trial:
         """Minimise the model over steps of at most this length, and look where that leads.
@@ -116,9 +137,21 @@ class Trials:
             Damping to begin the search with.
         """
         direction, damping = self.solver.within(self.matrix, self.gradient, radius, guess)
-        if direction.info.status is Status.INTERRUPTED:
-            raise KeyboardInterrupt
-        return self._look(direction.x, direction.info, damping, fixed=True)
+        return self._look(direction, damping, fixed=True)
+
+    def shortened(self, trial: Trial) -> tuple[Trial, bool]:
+        """A trial by a line search along its step, and whether there is a length that does."""
+        update, params = trial.update, self.cases.batch.net.params
+        slope = dot(self.gradient, update.d, self.cases.batch.num_threads)
+        found = line_search(
+            update.d, params, self.cases.batch.value, self.loss, trial.new_loss, slope
+        )
+        self.evaluations += found.evaluations
+        if found.rate == 1.0:
+            return trial, True
+        update = update.scaled(found.rate)
+        shorter = trial._replace(update=update, params=params + update.d, new_loss=found.value)
+        return shorter, found.rate > 0.0
 
     def cauchy_length(self) -> float:
         """Length of the steepest descent to the model's minimum, |g|^3 / g'Bg; 0 for g = 0."""
@@ -131,21 +164,26 @@ class Trials:
         square = dot(self.gradient, self.gradient, self.matrix.num_threads)
         return self.matrix.quadratic_form(self.gradient) / square if square > 0.0 else 0.0
 
-    def _look(self, x: Array, solve: SolveInfo, damping: float, *, fixed: bool) -> Trial:
-        params = self.batch.net.params
-        update = rescale(self.matrix, self.gradient, -x, self.last, damping, fixed=fixed)
+    def _look(self, direction: Direction, damping: float, *, fixed: bool) -> Trial:
+        if direction.info.status is Status.INTERRUPTED:
+            raise KeyboardInterrupt
+        batch = self.cases.batch
+        params = batch.net.params
+        chosen = backtrack(direction, params, self.cases.backtracking.value)
+        update = rescale(self.matrix, self.gradient, -chosen.x, self.last, damping, fixed=fixed)
         candidate = params + update.d
-        new_loss = self.batch.value(candidate)
-        self.count += 1
-        is_rounding = _is_rounding(update, self.loss, params, self.batch.num_threads)
+        new_loss = batch.value(candidate)
+        self.evaluations += chosen.evaluations + 1
+        is_rounding = _is_rounding(update, self.loss, params, batch.num_threads)
         return Trial(
-            x=x,
+            x=direction.x,
             update=update,
             damping=damping,
             params=candidate,
             new_loss=new_loss,
             change=update.change - 0.5 * damping * update.square,
-            solve=solve,
+            solve=direction.info,
+            skipped=chosen.skipped,
             at_rounding=math.isfinite(new_loss) and is_rounding,
         )
 
