@@ -145,12 +145,19 @@ class Batch:
 
         It is a batch of its own, normalised by its own weight.
         """
-        part = copy.copy(self)
-        part.x, part.targets = self.x[cases], targets
-        part.weights = None if self.weights is None else self.weights[cases]
-        part.counted = Counted(part.x.shape[0], None)
-        part._normalise(None)
-        return part
+        weights = None if self.weights is None else self.weights[cases]
+        return self.with_cases(self.x[cases], targets, weights)
+
+    def with_cases(self, x: Array, targets: Array, weights: NDArray[np.float64] | None) -> Batch:
+        """Return the batch of other cases, as the core takes them, unchecked.
+
+        It is a batch of its own, normalised by its own weight.
+        """
+        other = copy.copy(self)
+        other.x, other.targets, other.weights = x, targets, weights
+        other.counted = Counted(x.shape[0], None)
+        other._normalise(None)
+        return other
 
     def without_l2(self) -> Batch:
         """Return the same batch with l2 = 0."""

@@ -17,6 +17,7 @@ from ..model.batch import Batch
 from ..model.mlp import MLP, as_net
 from ..preconditioners import KFAC
 from ..solvers import StepSolver, as_solver
+from .averaging import Averaging
 from .callbacks import Callback
 from .convergence import Tolerance
 from .damping import DampingPolicy, as_policy
@@ -201,8 +202,8 @@ class NaturalGradient:
         """
         return self._step_of(self._as_batch(X, y, sample_weight), None)
 
-    def _step_of(self, batch: Batch, num_cases: int | None) -> StepInfo:
-        """Take one step on a batch out of so many cases; None: the batch is all there is."""
+    def _step_of(self, batch: Batch, num_cases: float | None) -> StepInfo:
+        """Take one step on a batch out of so many cases; inf: unknown; None: it is all there is."""
         if self._is_automatic and num_cases is not None and batch.num_cases < num_cases:
             return self._stochastic_step(batch, num_cases)
         policy, solver = self._exact.policy.state_dict(), self.solver.state_dict()
@@ -220,7 +221,7 @@ class NaturalGradient:
             raise
         return _told(progress)
 
-    def _stochastic_step(self, batch: Batch, num_cases: int) -> StepInfo:
+    def _stochastic_step(self, batch: Batch, num_cases: float) -> StepInfo:
         steps = self._stochastic
         if steps is None:
             steps = self._stochastic = self._make_stochastic()
@@ -292,8 +293,8 @@ class NaturalGradient:
 
     def fit(
         self,
-        X: ArrayLike,
-        y: ArrayLike,
+        X: ArrayLike | Iterable[object],
+        y: ArrayLike | None = None,
         *,
         epochs: int = 1,
         batch_size: int | BatchSchedule | Literal["auto"] | None = "auto",
@@ -305,14 +306,21 @@ class NaturalGradient:
         ftol: Tolerance = "auto",
         gtol: Tolerance = "auto",
         xtol: Tolerance = "auto",
+        averaging: Averaging = None,
+        on_bad_batch: Literal["raise", "skip"] = "raise",
     ) -> History:
         """Train for some epochs, or until nothing is to be gained any more.
 
         Parameters
         ----------
         X, y, sample_weight : array_like
-            The data, as in `step`.
+            The data, as in `step`. With mini-batches X and y stay where they are, such as in a
+            memory map: only the cases of a mini-batch are converted.
+            Without y, X is an iterable of batches: each a `Batch`, or a tuple or list (X, y) or
+            (X, y, sample_weight). Lists and tuples are read so too, other arrays are refused. Their
+            sizes may vary; each is checked when it comes, which is one ahead of the step.
         epochs : int
+            Passes through the data. An iterator serves one: training ends then as "exhausted".
         batch_size : int, BatchSchedule, "auto" or None
             Cases per step, drawn without replacement in an order from `seed`; the last batch of an
             epoch may be smaller. None: all at once. "auto": all at once where a
@@ -332,6 +340,15 @@ class NaturalGradient:
             `ftol` of it over ten accepted steps (or promises less than rounding three times in a
             row), when the gradient is `gtol` of the longest one so far, or when an accepted step is
             `xtol` of the parameters. "auto" is 10 eps, eps and eps of the float type; None: never.
+        averaging : {"polyak", "exponential"}, float or None
+            The average of the parameters after each step, in `History.averaged_params` and measured
+            as `EpochInfo.averaged_validation_loss`; the net keeps the iterate. "polyak" is the
+            plain mean; a number in (0, 1) is the decay of exponential weights that sum to 1,
+            "exponential" 0.99. It begins anew in every call, and is in no state.
+        on_bad_batch : {"raise", "skip"}
+            What happens to a batch of an iterable that can not be used, as where it has NaN or
+            another width: a ValueError with its number, all steps before it being taken; or one
+            warning for all, and `History.skipped`.
 
         Returns
         -------
@@ -341,9 +358,19 @@ class NaturalGradient:
         Raises
         ------
         ValueError, TypeError
-            For bad data or options, before anything has changed.
+            For bad data or options, before anything has changed; later only for a bad batch. What
+            an iterable or a callback raises comes out as it is, and callbacks are told of all
+            steps that were taken.
         ImportError
             If `progress` is asked for and tqdm is missing.
+
+        Warns
+        -----
+        UserWarning
+            Once, if data are far from unit scale, on which training takes many times as long:
+            a column of X has a root mean square above 30, or a mean of more than 10 standard
+            deviations and 10, or no element is above 1/30; a column of targets of squared_error and
+            the like has a root mean square above 100, or no element is above 1/100.
         """
         return fit(
             self,
@@ -357,6 +384,8 @@ class NaturalGradient:
             progress=progress,
             time_limit=time_limit,
             tolerances=(ftol, gtol, xtol),
+            averaging=averaging,
+            on_bad_batch=on_bad_batch,
         )
 
     def state_dict(self) -> State:

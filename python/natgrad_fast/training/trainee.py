@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..losses import Loss
 from ..model.batch import Batch
@@ -35,7 +36,12 @@ class Trainee(Protocol):
     def last_info(self) -> StepInfo | None:
         """Record of the last step."""
 
-    def _step_of(self, batch: Batch, num_cases: int | None) -> StepInfo:
+    def _as_batch(
+        self, X: ArrayLike | Batch, y: ArrayLike | None, sample_weight: ArrayLike | None
+    ) -> Batch:
+        """Check a batch."""
+
+    def _step_of(self, batch: Batch, num_cases: float | None) -> StepInfo:
         """Take a step on a batch out of so many cases."""
 
     def _grown(self) -> bool:
