@@ -228,14 +228,18 @@ def as_mapped_cases(
         as_cases(a, num_inputs, dtype)  # says what is wrong
     _check_shape(a, num_inputs)
     for rows in pieces(a.shape[0], num_inputs, places):
-        piece = rows_of(a, rows, dtype)
-        if not all_finite(piece, _threads_for(piece.size, num_threads)):
-            i, j = np.argwhere(~np.isfinite(piece))[0]
-            place = f"row {row_of(rows, int(i))}, column {j}"
-            raise ValueError(f"X has NaN or Inf (in {dtype}) at {place}")
+        _check_piece(a, rows, dtype, num_threads)
     if abs(a.strides[1]) > abs(a.strides[0]) and not _is_mapped(a):
         return rows_of(a, slice(None), dtype)
     return a
+
+
+def _check_piece(a: RealArray, rows: Rows, dtype: DType, num_threads: int | None) -> None:
+    piece = rows_of(a, rows, dtype)
+    if not all_finite(piece, _threads_for(piece.size, num_threads)):
+        i, j = np.argwhere(~np.isfinite(piece))[0]
+        place = f"row {row_of(rows, int(i))}, column {j}"
+        raise ValueError(f"X has NaN or Inf (in {dtype}) at {place}")
 
 
 def pieces(num_rows: int, num_columns: int, places: NDArray[np.intp] | None) -> Iterator[Rows]:
