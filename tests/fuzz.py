@@ -181,6 +181,7 @@ class Round:
             self.rng.bit_generator.state = state
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
+                warnings.filterwarnings("ignore", ".*far from unit scale")
                 try:
                     results.append(np.asarray(function()))
                 except (*ALLOWED, RuntimeError) as error:

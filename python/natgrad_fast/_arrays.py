@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import difflib
 import math
+import mmap
 import numbers
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Any, NamedTuple, TypeGuard, TypeVar, cast
 
@@ -218,11 +219,77 @@ def _not_finite(a: Array, name: str) -> ValueError:
 def as_cases(x: ArrayLike, num_inputs: int, dtype: DType, num_threads: int | None = None) -> Array:
     """Inputs X (N, num_inputs), N >= 1."""
     result = as_floats(x, "X", dtype, 2, num_threads)
-    if result.shape[1] != num_inputs:
-        raise ValueError(f"X has {result.shape[1]} columns, the net expects {num_inputs}")
-    if result.shape[0] == 0:
-        raise ValueError("X has no rows, wanted at least one case")
+    _check_shape(result, num_inputs)
     return result
+
+
+def _check_shape(x: NDArray[np.generic], num_inputs: int) -> None:
+    if x.shape[1] != num_inputs:
+        raise ValueError(f"X has {x.shape[1]} columns, the net expects {num_inputs}")
+    if x.shape[0] == 0:
+        raise ValueError("X has no rows, wanted at least one case")
+
+
+Rows = NDArray[np.intp] | slice
+
+
+def as_mapped_cases(
+    x: ArrayLike,
+    places: NDArray[np.intp] | None,
+    num_inputs: int,
+    dtype: DType,
+    num_threads: int | None = None,
+) -> RealArray:
+    """Inputs X (N, num_inputs) that are converted by `rows_of`, some rows at a time.
+
+    X is read once, in pieces, to look for NaN in the rows at `places` (in all of them for None),
+    and is not copied: maps of files stay where they are. An exception are arrays in memory in
+    column order, out of which rows are gathered slowly: they become an array of `dtype`.
+    """
+    a = as_real(x, "X")
+    if a.ndim != 2:
+        as_cases(a, num_inputs, dtype)  # says what is wrong
+    _check_shape(a, num_inputs)
+    for rows in pieces(a.shape[0], num_inputs, places):
+        _check_piece(a, rows, dtype, num_threads)
+    if abs(a.strides[1]) > abs(a.strides[0]) and not _is_mapped(a):
+        return rows_of(a, slice(None), dtype)
+    return a
+
+
+def _check_piece(a: RealArray, rows: Rows, dtype: DType, num_threads: int | None) -> None:
+    piece = rows_of(a, rows, dtype)
+    if not all_finite(piece, _threads_for(piece.size, num_threads)):
+        i, j = np.argwhere(~np.isfinite(piece))[0]
+        place = f"row {row_of(rows, int(i))}, column {j}"
+        raise ValueError(f"X has NaN or Inf (in {dtype}) at {place}")
+
+
+def pieces(num_rows: int, num_columns: int, places: NDArray[np.intp] | None) -> Iterator[Rows]:
+    """All rows, or those at `places`, in pieces of about 4 million elements."""
+    count = num_rows if places is None else len(places)
+    step = max(1, 4 * _LARGE // max(1, num_columns))
+    for start in range(0, count, step):
+        piece = slice(start, min(start + step, count))
+        yield piece if places is None else places[piece]
+
+
+def row_of(rows: Rows, i: int) -> int:
+    """Number of the i-th row of a piece."""
+    return int(rows.start) + i if isinstance(rows, slice) else int(rows[i])
+
+
+def rows_of(a: RealArray, rows: Rows, dtype: DType) -> Array:
+    """Some rows, as a C-contiguous array of `dtype`."""
+    with np.errstate(over="ignore"):  # what does not fit is reported as Inf
+        return cast(Array, np.require(a[rows], dtype=dtype, requirements=["C", "A"]))
+
+
+def _is_mapped(a: object) -> bool:
+    """Whether an array is a map of a file, or a view of one."""
+    while isinstance(a, np.ndarray):
+        a = a.base
+    return isinstance(a, mmap.mmap)
 
 
 def as_vector(v: ArrayLike, name: str, size: int, dtype: DType) -> Array:

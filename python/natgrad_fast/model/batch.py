@@ -146,14 +146,18 @@ class Batch:
         It is a batch of its own, normalised by its own weight; where the whole is a share of a
         larger one, by `total_weight`, it has the same share.
         """
-        part = copy.copy(self)
-        part.x, part.targets = self.x[cases], targets
-        part.weights = None if self.weights is None else self.weights[cases]
-        part.counted = Counted(part.x.shape[0], None)
-        part._normalise(None)
+        weights = None if self.weights is None else self.weights[cases]
+        return self.with_cases(self.x[cases], targets, weights)
+
+    def with_cases(self, x: Array, targets: Array, weights: NDArray[np.float64] | None) -> Batch:
+        """Return the batch of other cases, as the core takes them, unchecked; see `take`."""
+        other = copy.copy(self)
+        other.x, other.targets, other.weights = x, targets, weights
+        other.counted = Counted(x.shape[0], None)
+        other._normalise(None)
         if self.given_total is not None:
-            part._normalise(part.weight * (self.total_weight / self.weight))
-        return part
+            other._normalise(other.weight * (self.total_weight / self.weight))
+        return other
 
     def without_l2(self) -> Batch:
         """Return the same batch with l2 = 0."""

@@ -188,7 +188,7 @@ class Controller:
         c = 0.8 * self.c if brakes else self.c
         return replace(self, u=u, u_seen=seen, c=c), brakes
 
-    def with_share(self, x: float, batch_size: int, num_cases: int) -> Controller:
+    def with_share(self, x: float, batch_size: int, num_cases: float) -> Controller:
         """After the share x of signal between two halves of a batch."""
         r = x + (1.0 - x) * batch_size / num_cases
         return replace(self, r=r if math.isnan(self.r) else 0.8 * self.r + 0.2 * r)

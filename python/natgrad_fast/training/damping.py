@@ -9,9 +9,11 @@ from typing import Any, ClassVar, Literal
 from .._arrays import as_count, as_name, as_number
 from .._state import StateReader
 from .._typing import State
+from ..losses import Loss
+from .geodesic import check_geodesic
 from .trials import Trial, Trials
 
-__all__ = ["DampingPolicy", "LevenbergMarquardt", "Tikhonov", "as_policy"]
+__all__ = ["DampingPolicy", "LevenbergMarquardt", "Tikhonov", "as_policy", "check_policy"]
 
 
 class DampingPolicy:
@@ -392,3 +394,11 @@ def as_policy(damping: object) -> DampingPolicy:
         what = "a class: call it" if isinstance(damping, type) else "a schedule: Tikhonov(schedule)"
         raise TypeError(f"damping must be a number or a DampingPolicy, got {damping!r}, {what}")
     return Tikhonov(as_number(damping, "damping", minimum=0.0))
+
+
+def check_policy(policy: DampingPolicy, loss: Loss, momentum: object) -> None:
+    """Raise ValueError unless a policy goes with a loss and with what is said of momentum."""
+    if policy.geodesic:
+        check_geodesic(loss)
+    if momentum is True and not policy.has_momentum:
+        raise ValueError(f'momentum must be "auto" or False with {policy!r}, which bounds steps')

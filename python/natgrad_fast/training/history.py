@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .._typing import Array
 from ..linear.results import SolveInfo, Status
 from .controller import ControllerInfo
 from .history_figure import draw
@@ -107,14 +109,18 @@ class EpochInfo:
     loss : float
         Mean of the objectives of its batches, each before its step.
     validation_loss : float or None
-        Objective of the validation data after the epoch.
+        Objective of the validation data after the epoch; None without such data, and for an epoch
+        that an error or Ctrl-C ended.
     seconds : float
+    averaged_validation_loss : float or None
+        That of the average of the parameters, with `averaging`.
     """
 
     epoch: int
     loss: float
     validation_loss: float | None
     seconds: float
+    averaged_validation_loss: float | None = None
 
 
 @dataclass
@@ -130,6 +136,8 @@ class History:
         What ended the training.
 
         - "epochs": all were done.
+        - "exhausted": an iterable of batches gave none that could be used, as an iterator does
+          after its first epoch.
         - "time_limit", "callback", "interrupted": the limit, a callback, or Ctrl-C.
         - "objective_tol", "gradient_tol", "step_tol": converged, by that tolerance of `fit`.
         - "damping_limit": a step was rejected at the largest damping that the policy allows, as
@@ -137,18 +145,29 @@ class History:
         - "non_finite": the parameters, or the objective on several batches in a row, were not
           finite; the parameters are those of the last good point.
     seconds : float
+    skipped : int
+        Batches that could not be used, with ``on_bad_batch="skip"``.
+    averaged_params : (P,) array or None
+        With `averaging`: the average of the parameters after each step, in the dtype of the net, as
+        of the last end of an epoch, or of the training. ``net.params = history.averaged_params``
+        uses it; the training itself goes on from the iterate.
     """
 
     steps: list[StepInfo] = field(default_factory=list)
     epochs: list[EpochInfo] = field(default_factory=list)
     stop_reason: str = "epochs"
     seconds: float = 0.0
+    skipped: int = 0
+    averaged_params: Array | None = field(default=None, repr=False)
     epoch_of_step: list[int] = field(default_factory=list, repr=False)
+    skipped_before_step: list[int] = field(default_factory=list, repr=False)
 
     def to_dict(self) -> dict[str, NDArray[Any]]:
         """Arrays with an element for every step, by name of the record's attribute.
 
-        ``epoch`` and ``elapsed`` (seconds of all steps up to and with this one) come with them.
+        ``epoch``, ``elapsed`` (seconds of all steps up to and with this one) and ``skipped``
+        (batches before this step that could not be used) come with them; and ``validation_loss``
+        and ``averaged_validation_loss`` where they were measured, NaN but at ends of epochs.
         """
         records = [info.to_dict() for info in self.steps]
         names = list(dict.fromkeys(name for record in records for name in record))
@@ -158,7 +177,20 @@ class History:
         if records:
             arrays["epoch"] = np.array(self.epoch_of_step)
             arrays["elapsed"] = np.cumsum(arrays["seconds"])
+            arrays["skipped"] = np.array(self.skipped_before_step)
+            for name in ("validation_loss", "averaged_validation_loss"):
+                losses = {info.epoch: getattr(info, name) for info in self.epochs}
+                if any(loss is not None for loss in losses.values()):
+                    arrays[name] = self._at_ends_of_epochs(losses)
         return arrays
+
+    def _at_ends_of_epochs(self, values: Mapping[int, float | None]) -> NDArray[np.float64]:
+        """An element for every step: the value of its epoch for the last one of it, else NaN."""
+        last = {epoch: step for step, epoch in enumerate(self.epoch_of_step)}
+        array = np.full(len(self.steps), math.nan)
+        for epoch, value in values.items():
+            array[last[epoch]] = math.nan if value is None else value
+        return array
 
     def to_frame(self) -> Any:
         """A pandas data frame of `to_dict`; needs pandas."""

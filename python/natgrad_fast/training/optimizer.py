@@ -17,15 +17,16 @@ from ..model.batch import Batch
 from ..model.mlp import MLP, as_net
 from ..preconditioners import KFAC
 from ..solvers import StepSolver, as_solver
+from .averaging import Averaging
 from .callbacks import Callback
 from .convergence import Tolerance
-from .damping import DampingPolicy, as_policy
+from .damping import DampingPolicy, as_policy, check_policy
 from .exact import CURVATURES, ExactSteps
 from .fit import fit
 from .generator import as_generator
-from .geodesic import check_geodesic
 from .history import History, StepInfo
 from .progress import Progress
+from .rescale import as_momentum
 from .schedule import BatchSchedule
 from .step_cases import (
     as_batch,
@@ -126,8 +127,8 @@ class NaturalGradient:
         self.loss.num_targets(net.sizes[-1])  # refuses widths that the loss is not made for
         self.curvature = as_name(curvature, "curvature", CURVATURES)
         policy = as_policy(None if isinstance(damping, str) and damping == "auto" else damping)
-        _check_policy(policy, self.loss, momentum)
-        self.momentum = _as_momentum(momentum)
+        check_policy(policy, self.loss, momentum)
+        self.momentum = as_momentum(momentum)
         self.curvature_share = as_share(curvature_share)
         if not isinstance(line_search, bool):
             raise TypeError(f"line_search must be True or False, got {line_search!r}")
@@ -185,7 +186,7 @@ class NaturalGradient:
     @damping_policy.setter
     def damping_policy(self, damping: DampingPolicy | float) -> None:
         policy = as_policy(damping)
-        _check_policy(policy, self.loss, "auto")
+        check_policy(policy, self.loss, "auto")
         self._exact.policy = policy
 
     @property
@@ -257,8 +258,8 @@ class NaturalGradient:
     def _curvature_part(self, batch: Batch) -> Batch:
         return share_of(batch, self.curvature_share, self._seed, self._progress.step)
 
-    def _step_of(self, batch: Batch, num_cases: int | None) -> StepInfo:
-        """Take one step on a batch out of so many cases; None: the batch is all there is."""
+    def _step_of(self, batch: Batch, num_cases: float | None) -> StepInfo:
+        """Take one step on a batch out of so many cases; inf: unknown; None: it is all there is."""
         if self._is_automatic and num_cases is not None and batch.num_cases < num_cases:
             return self._stochastic_step(batch, num_cases)
         return self._exact_step(StepCases(batch, self._curvature_part(batch), batch))
@@ -277,9 +278,9 @@ class NaturalGradient:
                 self._exact.policy.load_state_dict(policy)
                 self.solver.load_state_dict(solver)
             raise
-        return _told(progress)
+        return progress.told
 
-    def _stochastic_step(self, batch: Batch, num_cases: int) -> StepInfo:
+    def _stochastic_step(self, batch: Batch, num_cases: float) -> StepInfo:
         steps = self._stochastic
         if steps is None:
             steps = self._stochastic = self._make_stochastic()
@@ -294,7 +295,7 @@ class NaturalGradient:
                 self.net.params[...] = params
                 steps.restore(snapshot)
             raise
-        return _told(progress)
+        return progress.told
 
     def _make_stochastic(self) -> StochasticSteps:
         threads = self.num_threads
@@ -327,8 +328,8 @@ class NaturalGradient:
 
     def fit(
         self,
-        X: ArrayLike,
-        y: ArrayLike,
+        X: ArrayLike | Iterable[object],
+        y: ArrayLike | None = None,
         *,
         epochs: int = 1,
         batch_size: int | BatchSchedule | Literal["auto"] | None = "auto",
@@ -340,14 +341,21 @@ class NaturalGradient:
         ftol: Tolerance = "auto",
         gtol: Tolerance = "auto",
         xtol: Tolerance = "auto",
+        averaging: Averaging = None,
+        on_bad_batch: Literal["raise", "skip"] = "raise",
     ) -> History:
         """Train for some epochs, or until nothing is to be gained any more.
 
         Parameters
         ----------
         X, y, sample_weight : array_like
-            The data, as in `step`.
+            The data, as in `step`. With mini-batches X and y stay where they are, such as in a
+            memory map: only the cases of a mini-batch are converted.
+            Without y, X is an iterable of batches: each a `Batch`, or a tuple or list (X, y) or
+            (X, y, sample_weight). Lists and tuples are read so too, other arrays are refused. Their
+            sizes may vary; each is checked when it comes, which is one ahead of the step.
         epochs : int
+            Passes through the data. An iterator serves one: training ends then as "exhausted".
         batch_size : int, BatchSchedule, "auto" or None
             Cases per step, drawn without replacement in an order from `seed`; the last batch of an
             epoch may be smaller. None: all at once. "auto": all at once where a
@@ -367,6 +375,15 @@ class NaturalGradient:
             `ftol` of it over ten accepted steps (or promises less than rounding three times in a
             row), when the gradient is `gtol` of the longest one so far, or when an accepted step is
             `xtol` of the parameters. "auto" is 10 eps, eps and eps of the float type; None: never.
+        averaging : {"polyak", "exponential"}, float or None
+            The average of the parameters after each step, in `History.averaged_params` and measured
+            as `EpochInfo.averaged_validation_loss`; the net keeps the iterate. "polyak" is the
+            plain mean; a number in (0, 1) is the decay of exponential weights that sum to 1,
+            "exponential" 0.99. It begins anew in every call, and is in no state.
+        on_bad_batch : {"raise", "skip"}
+            What happens to a batch of an iterable that can not be used, as where it has NaN or
+            another width: a ValueError with its number, all steps before it being taken; or one
+            warning for all, and `History.skipped`.
 
         Returns
         -------
@@ -376,9 +393,19 @@ class NaturalGradient:
         Raises
         ------
         ValueError, TypeError
-            For bad data or options, before anything has changed.
+            For bad data or options, before anything has changed; later only for a bad batch. What
+            an iterable or a callback raises comes out as it is, and callbacks are told of all
+            steps that were taken.
         ImportError
             If `progress` is asked for and tqdm is missing.
+
+        Warns
+        -----
+        UserWarning
+            Once, if data are far from unit scale, on which training takes many times as long:
+            a column of X has a root mean square above 30, or a mean of more than 10 standard
+            deviations and 10, or no element is above 1/30; a column of targets of squared_error and
+            the like has a root mean square above 100, or no element is above 1/100.
         """
         return fit(
             self,
@@ -392,6 +419,8 @@ class NaturalGradient:
             progress=progress,
             time_limit=time_limit,
             tolerances=(ftol, gtol, xtol),
+            averaging=averaging,
+            on_bad_batch=on_bad_batch,
         )
 
     def state_dict(self) -> State:
@@ -465,23 +494,3 @@ class NaturalGradient:
             "solver_name": type(self.solver).__name__,
             "damping_name": type(self._exact.policy).__name__,
         }
-
-
-def _told(progress: Progress) -> StepInfo:
-    assert progress.info is not None
-    return progress.info
-
-
-def _check_policy(policy: DampingPolicy, loss: Loss, momentum: object) -> None:
-    if policy.geodesic:
-        check_geodesic(loss)
-    if momentum is True and not policy.has_momentum:
-        raise ValueError(f'momentum must be "auto" or False with {policy!r}, which bounds steps')
-
-
-def _as_momentum(momentum: object) -> bool:
-    if isinstance(momentum, str):
-        if momentum != "auto":
-            raise ValueError(f'momentum must be True, False or "auto", got {momentum!r}')
-        return True
-    return bool(momentum)

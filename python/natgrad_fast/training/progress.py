@@ -33,6 +33,12 @@ class Progress(NamedTuple):
     info: StepInfo | None = None  # of the last step
     params: Array | None = None  # (P,), where the last accepted step led to
 
+    @property
+    def told(self) -> StepInfo:
+        """The record of the last step, of which there is one."""
+        assert self.info is not None
+        return self.info
+
     def state(self) -> State:
         """What a resumed run needs, by name; arrays are copies."""
         arrays = {

@@ -11,7 +11,7 @@ from .._arrays import dot
 from .._typing import Array
 from ..operators.curvature import CurvatureMatrix
 
-__all__ = ["Update", "rescale"]
+__all__ = ["Update", "as_momentum", "rescale"]
 
 
 class Update(NamedTuple):
@@ -117,3 +117,12 @@ def _solve_symmetric(
     along = along / first if abs(first) > bound else 0.0
     across = across / second if abs(second) > bound else 0.0
     return x * along - y * across, y * along + x * across
+
+
+def as_momentum(momentum: object) -> bool:
+    """Whether learning rate and momentum are to minimise the model."""
+    if isinstance(momentum, str):
+        if momentum != "auto":
+            raise ValueError(f'momentum must be True, False or "auto", got {momentum!r}')
+        return True
+    return bool(momentum)

@@ -49,14 +49,14 @@ class StochasticSteps:
         """Put the preconditioner back."""
         self.preconditioner._restore(snapshot)
 
-    def attempt(self, batch: Batch, num_cases: int, past: Progress) -> tuple[Array, Progress]:
+    def attempt(self, batch: Batch, num_cases: float, past: Progress) -> tuple[Array, Progress]:
         """The next parameters and progress; only the preconditioner has changed.
 
         Parameters
         ----------
         batch : Batch
-        num_cases : int
-            Of all data that batches are drawn from.
+        num_cases : float
+            Of all data that batches are drawn from; infinite for a stream.
         past : Progress
         """
         start = time.perf_counter()

@@ -35,7 +35,7 @@ class Trainee(Protocol):
     def last_info(self) -> StepInfo | None:
         """Record of the last step."""
 
-    def _step_of(self, batch: Batch, num_cases: int | None) -> StepInfo:
+    def _step_of(self, batch: Batch, num_cases: float | None) -> StepInfo:
         """Take a step on a batch out of so many cases."""
 
     def _grown(self) -> bool:
