@@ -127,6 +127,7 @@ class _Column:
     shift: float
     shift_exponent: int
     exponent: int
+    largest: float  # eigenvalue of the kernel, in units
     spectrum: KernelSpectrum
     method: str
     is_definite: bool
@@ -193,10 +194,10 @@ class _RowsSolve:
         f = max(whole, 0)
         shift = power_of_two(whole - f, mantissa)
         solutions, is_definite = self._solve_kernel(self.sides, shift, f)
-        spectrum = self._spectrum(shift, f)
+        largest, spectrum = self._spectrum(shift, f)
         for side, q in enumerate(self.exponents):
             self.columns.append(
-                _Column(side, shift, f, q - p - f, spectrum, self.method, is_definite)
+                _Column(side, shift, f, q - p - f, largest, spectrum, self.method, is_definite)
             )
         return solutions
 
@@ -213,7 +214,8 @@ class _RowsSolve:
         self.flops += 2.0 * len(b) * (2.0 if used == "cholesky" else 3.0) * size**2
         return np.ldexp(np.asarray(x, np.float64), exponent), kind == _DEFINITE
 
-    def _spectrum(self, shift: float, exponent: int) -> KernelSpectrum:
+    def _spectrum(self, shift: float, exponent: int) -> tuple[float, KernelSpectrum]:
+        """Largest eigenvalue in units, and the whole in units of the caller."""
         rank = None
         if self.method == "eigh":
             values = np.array(self.dense.eigenvalues())
@@ -225,7 +227,7 @@ class _RowsSolve:
         bottom = math.ldexp(smallest, -exponent) + shift
         top = math.ldexp(largest, -exponent) + shift
         unit = 2 * self.rows.exponent
-        return KernelSpectrum(
+        return largest, KernelSpectrum(
             power_of_two(unit, smallest),
             power_of_two(unit, largest),
             rank,
@@ -294,8 +296,7 @@ class _RowsSolve:
 
     def _tolerances(self, sides: Array) -> Array:
         """Norms of gradients: rtol |U r|, or what rounding leaves of U r where that cancels."""
-        largest = max(column.spectrum.largest for column in self.columns)
-        length = math.sqrt(max(power_of_two(-2 * self.rows.exponent, largest), 0.0))
+        length = math.sqrt(max(column.largest for column in self.columns))
         lengths = np.sqrt((self._right * self._right).sum(axis=1))
         tolerances: Array = np.maximum(
             self.rtol * sides, self.rows.size * _EPSILON * length * lengths

@@ -140,18 +140,18 @@ def sample_space_solve(
     without the first layer.
 
     With rows U = [sqrt(w_i) O_i^H] (P, n), of centred rows where that is asked for, and
-    r_i = sqrt(w_i) e_i: x = U a with (K + damping I) a = r. It costs n^2 P
-    flops (4 n^2 P for complex rows), three passes over the rows and one to see that they are
-    finite, blocks of 16 MiB. K is summed up in float64 whatever the rows are. The residual is the
-    gradient of half the objective, |U (r - U^H x) - damping x|, relative to |U r|, of x as it is
-    returned. Eigenvalues of K + damping I up to m eps times the largest (m = n, or 2 n for complex
-    rows; eps = 2.2e-16) count as 0: with damping 0, x is the solution of least norm of the rows
-    without singular values up to sqrt(m eps) times the largest.
+    r_i = sqrt(w_i) e_i: x = U a with (K + damping I) a = r. It costs n^2 P flops, 4 n^2 P for
+    complex rows, and a decomposition; three passes over the rows, and one to see that they are
+    finite; some blocks of 16 MiB and 4 to 7 m^2 numbers. K is summed up in float64 whatever the
+    rows are. The residual is the gradient of half the objective, |U (r - U^H x) - damping x|,
+    relative to |U r|, of x as it is returned. Eigenvalues of K + damping I up to m eps times the
+    largest (m = n, or 2 n for complex rows; eps = 2.2e-16) count as 0: with damping 0, x is the
+    least-squares solution of least norm, once singular values of the rows up to sqrt(m eps) times
+    the largest are 0.
 
-    With `real_solution` K is Re and Im side by side (2 n, 2 n) and U U' = Re(O^H O), as NetKet's
-    "real" mode has it; centring goes first. Rows [Re O; Im O] and rhs [Re e; Im e] stacked by hand
-    are 2 n rows of half the weight: the same with half the damping, and they can not be centred
-    afterwards.
+    With `real_solution` U U' is Re(O^H O), as for real parameters of a complex wave function, and
+    the kernel is (2 n, 2 n). Rows [Re O; Im O] and rhs [Re e; Im e] stacked by hand are 2 n rows of
+    half the weight: the same with half the damping, if they were centred before.
 
     SPRING (Goldshlager, Abrahamsen and Lin, arXiv 2401.10190), which stays near the last step d:
     ``d = mu * d + sample_space_solve(rows=O, rhs=e - mu * (O @ d), damping=...).x``.

@@ -27,7 +27,7 @@ class Rows:
 
     T has the rows sqrt(w_i) (O_i - mean) / 2^exponent for weights w_i > 0 that add up to 1: those
     of real numbers, or 2 n of them, the real parts and then the imaginary ones. It is made in
-    float64 in blocks of columns; nothing else of the size of O is.
+    float64 in blocks of columns, and never as a whole.
 
     Parameters
     ----------
@@ -77,7 +77,6 @@ class Rows:
         self.num_threads = as_num_threads(num_threads)
         if not isinstance(center, bool):
             raise TypeError(f"center must be True or False, got {center!r}")
-        self._center = center
         count = self.shape[0]
         w = np.ones(count) if weights is None else as_sample_weight(weights, count, "weights")
         self.kept = np.flatnonzero(w)
@@ -87,6 +86,9 @@ class Rows:
         self.exponent = self._measure()
         self.size = len(self.kept) * (2 if self.is_complex else 1)
         self._width = max(_LEAST_WIDTH, _BLOCK // self.size // _LEAST_WIDTH * _LEAST_WIDTH)
+        # Weighted means of parts and columns in units, and how many columns of them are known.
+        self._means = np.empty((1 + self.is_complex, self.shape[1])) if center else None
+        self._known = 0
         self._only: Linearization | None = None
 
     def _measure(self) -> int:
@@ -110,20 +112,26 @@ class Rows:
 
     def _cut(self, columns: slice) -> Array:
         """Columns of T."""
-        count = len(self.kept)
-        block = np.empty((self.size, min(columns.stop, self.shape[1]) - columns.start))
-        halves = [block[:count], block[count:]][: 2 if self.is_complex else 1]
-        for half, part in zip(
-            halves, self._parts(self._rows[self._selection, columns]), strict=True
-        ):
-            half[...] = part
+        count, width = len(self.kept), columns.stop - columns.start
+        block = np.empty((self.size, width))
+        roots = self.roots[:, None]
+        parts = self._parts(self._rows[self._selection, columns])
+        for k, part in enumerate(parts):
+            half = block[k * count : (k + 1) * count]
             if abs(self.exponent) > _ORDINARY:
-                np.ldexp(half, -self.exponent, out=half)
-            else:
-                half *= math.ldexp(1.0, -self.exponent)
-            if self._center:
-                half -= (self.weights[:, None] * half).sum(axis=0)
-            half *= self.roots[:, None]
+                np.ldexp(part.astype(float), -self.exponent, out=half)
+                part = half
+            unit = 1.0 if part is half else math.ldexp(1.0, -self.exponent)
+            if self._means is None:
+                np.multiply(part, unit * roots, out=half, dtype=np.float64)
+                continue
+            np.multiply(part, unit, out=half, dtype=np.float64)
+            mean = self._means[k, columns]
+            if columns.start >= self._known:  # plain loops: no BLAS, whose bits depend on threads
+                np.einsum("i,ij->j", self.weights, half, out=mean)
+            half -= mean
+            half *= roots
+        self._known = max(self._known, columns.stop)
         return block
 
     def blocks(self) -> Iterator[tuple[slice, Linearization]]:
