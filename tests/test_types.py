@@ -55,6 +55,9 @@ def test_misspelt_names_are_refused(tmp_path):
         ng.LevenbergMarquardt(denominator="damp")
         ng.Fisher(net, "poisson", x, sampel_weight=None)
         ng.estimate_memory(net, 10, matrix="fischer")
+        ng.sample_space_solve(F, rows=x, rhs=y)
+        ng.sample_space_solve(rows=x, rhs=y, method="cg")
+        ng.sample_space_solve(rows=x)
     """
     found = {int(n) for n in re.findall(r"script\.py:(\d+): error", check(tmp_path, wrong))}
     first = HEAD.count("\n") + 2
@@ -76,6 +79,8 @@ def test_results_are_arrays(tmp_path):
         "F.matvec(net.params)": "ndarray",
         "F.to_dense()": "ndarray",
         "F.trace()": "float",
+        "ng.sample_space_solve(F, net.params, damping=0.1)": "SolveResult",
+        "ng.sample_space_solve(rows=x * 1j, rhs=y, weights=[1.0] * 4)": "RowsSolveResult",
         "ng.Jacobian(net, x).T @ x": "ndarray",
         "ng.value(net, 'poisson', x, y)": "float",
         "ng.value_and_grad(net, 'poisson', x, y)": "numpy.ndarray",

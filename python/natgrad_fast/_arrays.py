@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from . import _core
-from ._typing import Array, DType, RealArray
+from ._typing import Array, DType, NumberArray, RealArray
 from .config import MAX_THREADS, default_num_threads
 
 # Elements from which on several threads read an array.
@@ -101,6 +101,17 @@ def is_array(x: object) -> TypeGuard[ArrayLike]:
 
 def as_real(x: ArrayLike, name: str) -> RealArray:
     """An array of booleans, integers or floats, not converted yet."""
+    a: RealArray = _as_array(x, name, _REAL)
+    return a
+
+
+def as_numbers(x: ArrayLike, name: str) -> NumberArray:
+    """The same where complex numbers are read as well."""
+    a: NumberArray = _as_array(x, name, _REAL + "c")
+    return a
+
+
+def _as_array(x: ArrayLike, name: str, kinds: str) -> Any:
     if type(x) is not np.ndarray:
         x = _as_plain(x, name)
     try:
@@ -109,7 +120,7 @@ def as_real(x: ArrayLike, name: str) -> RealArray:
         raise ValueError(f"{name} is not a rectangular array: {error}") from None
     except (TypeError, RuntimeError) as error:  # e.g. a tensor that requires grad
         raise TypeError(f"{name} can not be read as an array: {error}") from None
-    if a.dtype.kind not in _REAL:
+    if a.dtype.kind not in kinds:
         raise _not_real(a.dtype, name)
     return a
 
@@ -332,16 +343,18 @@ def as_right_hand_sides(g: ArrayLike, name: str, size: int, dtype: DType) -> tup
     return as_vector(a, name, size, dtype)[None], False
 
 
-def as_sample_weight(sample_weight: ArrayLike, num_cases: int) -> NDArray[np.float64]:
+def as_sample_weight(
+    sample_weight: ArrayLike, num_cases: int, name: str = "sample_weight"
+) -> NDArray[np.float64]:
     """Weights (N,) >= 0 with a positive sum."""
-    w = as_vector(sample_weight, "sample_weight", num_cases, np.dtype(np.float64))
+    w = as_vector(sample_weight, name, num_cases, np.dtype(np.float64))
     if (w < 0).any():
         i = int(np.argmax(w < 0))
-        raise ValueError(f"sample_weight must be >= 0, got {w[i]} at position {i}")
+        raise ValueError(f"{name} must be >= 0, got {w[i]} at position {i}")
     with np.errstate(over="ignore"):
         total = float(w.sum())
     if not 0.0 < total < math.inf:
-        raise ValueError(f"sample_weight must have a positive finite sum, got {total}")
+        raise ValueError(f"{name} must have a positive finite sum, got {total}")
     return cast(NDArray[np.float64], w)
 
 

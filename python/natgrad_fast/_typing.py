@@ -39,6 +39,7 @@ __all__ = [
     "Layout",
     "Linearization",
     "Multiply",
+    "NumberArray",
     "Progress",
     "RealArray",
     "State",
@@ -46,6 +47,7 @@ __all__ = [
 
 Array: TypeAlias = NDArray[np.floating]  # float32 or float64, that of a net or an operator
 RealArray: TypeAlias = NDArray[np.floating | np.integer | np.bool_]  # as it came
+NumberArray: TypeAlias = NDArray[np.number | np.bool_]  # as it came, complex numbers too
 Layout: TypeAlias = tuple[tuple[int, ...], tuple[bool, ...]]  # widths, and which layers have biases
 DType: TypeAlias = np.dtype[np.floating]
 Multiply: TypeAlias = Callable[[Array], Array]  # rows (K, n) times a matrix, as rows (K, m)

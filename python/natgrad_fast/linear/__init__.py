@@ -10,12 +10,14 @@ from .results import (
     CGIterate,
     CGResult,
     Estimate,
+    KernelSpectrum,
     MultishiftResult,
+    RowsSolveResult,
     SolveInfo,
     SolveResult,
     Status,
 )
-from .sample_space import sample_space_solve
+from .samples import sample_space_solve
 
 __all__ = [
     "BlockCGResult",
@@ -23,7 +25,9 @@ __all__ = [
     "CGIterate",
     "CGResult",
     "Estimate",
+    "KernelSpectrum",
     "MultishiftResult",
+    "RowsSolveResult",
     "SolveInfo",
     "SolveResult",
     "Status",

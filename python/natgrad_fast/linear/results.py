@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -19,7 +20,9 @@ __all__ = [
     "CGIterate",
     "CGResult",
     "Estimate",
+    "KernelSpectrum",
     "MultishiftResult",
+    "RowsSolveResult",
     "SolveInfo",
     "SolveResult",
     "Status",
@@ -156,6 +159,43 @@ class SolveResult(CGResult):
 
     method: str = ""
     estimates: Mapping[str, Estimate] = field(default_factory=dict)
+
+
+class KernelSpectrum(NamedTuple):
+    """What is known of the eigenvalues of a kernel K = U'U (n, n).
+
+    Attributes
+    ----------
+    smallest, largest : float
+        Eigenvalues of K. Those that are negative by rounding are 0.
+    rank : int or None
+        Eigenvalues above n eps times the largest; None if they were not computed.
+    condition : float
+        Of K + damping I; infinite where that is singular.
+    is_exact : bool
+        From an eigendecomposition. Otherwise estimates by power and inverse iteration, inner
+        bounds: mostly within some percent of the largest, and of the smallest + damping.
+    """
+
+    smallest: float
+    largest: float
+    rank: int | None
+    condition: float
+    is_exact: bool
+
+
+_UNKNOWN = KernelSpectrum(0.0, math.inf, None, math.inf, False)
+
+
+@dataclass(frozen=True, eq=False)
+class RowsSolveResult(SolveResult):
+    """`SolveResult` for rows of the user's own, with the `spectrum` of their kernel.
+
+    The residual and its `right_hand_side_norm` are |U (r - U'x) - damping x| and |U r|.
+    """
+
+    spectrum: KernelSpectrum = _UNKNOWN
+    right_hand_side_norm: float = math.nan
 
 
 @dataclass(frozen=True, eq=False)

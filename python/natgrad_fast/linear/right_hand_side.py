@@ -13,7 +13,7 @@ from .._typing import Array, Callback
 from ..operators.curvature import EmpiricalFisher, GaussNewtonMatrix
 from ..operators.sample_space import SampleSpace
 
-__all__ = ["RightHandSide", "as_damping_values", "power_of_two"]
+__all__ = ["RightHandSide", "as_damping_values", "in_units", "power_of_two"]
 
 
 class RightHandSide:
@@ -78,18 +78,23 @@ class RightHandSide:
         )
 
     def in_callers_units(self, x: Array) -> tuple[Array, Array | None]:
-        """Return 2^exponent x, shrunk if that overflows, and what it is in units of g.
+        """`in_units` of what the exponent says."""
+        return in_units(x, self.exponent)
 
-        The latter is None where nothing was lost, and x what was given.
-        """
-        if self.exponent == 0 or not x.any():
-            return x, None
-        top = int(np.frexp(np.abs(x).max())[1]) + self.exponent
-        excess = max(0, top - int(np.finfo(x.dtype).maxexp))
-        with np.errstate(under="ignore"):
-            scaled = np.ldexp(x, self.exponent - excess)
-            held = np.ldexp(scaled, -self.exponent)
-        return scaled, None if (held == x).all() else held
+
+def in_units(x: Array, exponent: int) -> tuple[Array, Array | None]:
+    """Return 2^exponent x, shrunk if that overflows, and what it is times 2^-exponent.
+
+    The latter is None where nothing was lost, and x what was given.
+    """
+    if exponent == 0 or not x.any():
+        return x, None
+    top = int(np.frexp(np.abs(x).max())[1]) + exponent
+    excess = max(0, top - int(np.finfo(x.dtype).maxexp))
+    with np.errstate(under="ignore"):
+        scaled = np.ldexp(x, exponent - excess)
+        held = np.ldexp(scaled, -exponent)
+    return scaled, None if (held == x).all() else held
 
 
 def power_of_two(exponent: int, x: float) -> float:

@@ -22,7 +22,6 @@ from .._arrays import (
     memory_for,
 )
 from .._typing import Array, Callback, CoreSampleSpace
-from ..operators.curvature import GaussNewtonMatrix
 from ..operators.sample_space import SampleSpace, kernel_flops
 from .cg import as_callback, cg
 from .results import (
@@ -34,7 +33,7 @@ from .results import (
 )
 from .right_hand_side import RightHandSide, as_damping_values, power_of_two
 
-__all__ = ["SampleSpace", "sample_space_solve"]
+__all__ = ["SampleSpace", "solve_space"]
 
 METHODS = ("auto", "cholesky", "eigh", "cg")
 # Up to this size "auto" forms the kernel; n^3 / 3 flops are then few beside those that form it.
@@ -45,7 +44,7 @@ _CHOLESKYS_PER_EIGH = 100
 _REFINEMENTS = 3
 
 
-def _solve(
+def solve_space(
     space: SampleSpace,
     g: ArrayLike | None = None,
     *,
@@ -108,7 +107,7 @@ def _solve(
     )
 
 
-SampleSpace.solve = _solve
+SampleSpace.solve = solve_space
 
 
 def _choose(space: SampleSpace, num_dampings: int) -> str:
@@ -389,76 +388,3 @@ class _Solve:
             x=x,
             method=f"sample_space_{self.method}",
         )
-
-
-def sample_space_solve(
-    matrix: GaussNewtonMatrix,
-    g: ArrayLike | None = None,
-    *,
-    y: ArrayLike | None = None,
-    damping: float | ArrayLike = 0.0,
-    method: Literal["auto", "cholesky", "eigh", "cg"] = "auto",
-    rtol: float = 1e-5,
-    max_iter: int = 250,
-    callback: Callback | None = None,
-) -> SolveResult | BlockSolveResult | MultishiftResult:
-    """Solve (B + (l2 + damping) I) x = g in the space of samples; J is never formed.
-
-    Parameters
-    ----------
-    matrix : Fisher, GGN or EmpiricalFisher
-        B = U U', positive semi-definite by construction; its own damping and l2 count.
-    g : (P,) or (P, K) array_like, optional
-        Right-hand side, or K of them, which share what is formed and factorised. Without it, that
-        of `y`.
-    y : array_like, optional
-        Targets: says that g is the gradient of the objective on the batch of `matrix`, l2 included,
-        so that no digits cancel for small dampings. Without g and y the empirical Fisher takes the
-        targets that it was made with. A wrong y costs time, not correctness.
-    damping : float or sequence of m floats
-        On top of what `matrix` contains; the sum with l2 must be > 0. One number for a block g.
-    method : {"auto", "cholesky", "eigh", "cg"}
-        "cholesky" and "eigh" form the kernel K (n, n) and are exact; "cg" multiplies with K by
-        backward deltas, a forward pass and layer Grams, without a vector of length P. "auto": the
-        exact ones up to n = 4096, with "eigh" from 100 dampings on, where n^3 / 3 flops for each
-        cost more than one eigendecomposition and O(n^2) for each.
-    rtol : float
-        Of the true residual, relative to |g|. Corrections are added until it is met or no longer
-        falls.
-    max_iter : int
-        Iterations of "cg" in all.
-    callback : callable, optional
-        As in `cg`, for "cg": residual and quadratic are those in the space of samples. The columns
-        of a block are solved one after the other, and the iterations of all are counted.
-
-    Returns
-    -------
-    SolveResult, or BlockSolveResult for g (P, K), or MultishiftResult for several dampings
-        With `method`, and the true residual of every solution. ``stagnated``: rtol is out of reach
-        of the float type.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For arguments of a wrong shape, type or range, or a matrix that may be indefinite.
-
-    Notes
-    -----
-    With U r + h = g: x = U a + h / s, (K + s I) a = r - U'h / s, s = damping + l2 (Woodbury; the
-    push-through identity where h = 0). With targets r = Q^+ dL/dz for every case where Q is well
-    conditioned; cases with a saturated probability go into h.
-
-    "cholesky" costs 2 n P + n^2 (sum of widths) + n^3 / 3 flops and 3 n^2 numbers, further dampings
-    n^3 / 3; every solution one product with B to check the residual. An iteration of "cg" costs
-    4 N P + 2 N^2 (sum of widths) flops, without the first layer.
-    """
-    return _solve(
-        SampleSpace(matrix),
-        g,
-        y=y,
-        damping=damping,
-        method=method,
-        rtol=rtol,
-        max_iter=max_iter,
-        callback=callback,
-    )
