@@ -121,14 +121,14 @@ def _as_array(x: ArrayLike, name: str, kinds: str) -> Any:
     except (TypeError, RuntimeError) as error:  # e.g. a tensor that requires grad
         raise TypeError(f"{name} can not be read as an array: {error}") from None
     if a.dtype.kind not in kinds:
-        raise _not_real(a.dtype, name)
+        raise _not_read(a.dtype, name, "real numbers" if kinds == _REAL else "numbers")
     return a
 
 
-def _not_real(dtype: object, name: str, hint: str = "") -> TypeError:
+def _not_read(dtype: object, name: str, wanted: str = "real numbers", hint: str = "") -> TypeError:
     if str(dtype) == "object":
         hint = ": convert it, such as by astype(float)"
-    return TypeError(f"{name} has dtype {dtype}, wanted real numbers{hint}")
+    return TypeError(f"{name} has dtype {dtype}, wanted {wanted}{hint}")
 
 
 def _as_plain(x: ArrayLike, name: str) -> ArrayLike:
@@ -177,7 +177,7 @@ def _frame_as_plain(x: Any, name: str) -> RealArray:
 def _column_as_plain(column: Any, name: str) -> RealArray:
     kind = getattr(column.dtype, "kind", "O")
     if kind not in _REAL:
-        raise _not_real(column.dtype, name, ": convert it or leave it out")
+        raise _not_read(column.dtype, name, hint=": convert it or leave it out")
     a: RealArray
     if isinstance(column.dtype, np.dtype):
         a = column.to_numpy()
