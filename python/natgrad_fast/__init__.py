@@ -41,6 +41,7 @@ from .operators import (
 from .preconditioners import EKFAC, KFAC, TEKFAC, TKFAC, DiagonalPreconditioner, Nystrom
 from .training import (
     BatchSchedule,
+    BayesianRegularization,
     ControllerInfo,
     DampingPolicy,
     EpochInfo,
@@ -65,6 +66,7 @@ __all__ = [
     "TKFAC",
     "Batch",
     "BatchSchedule",
+    "BayesianRegularization",
     "BlockCGResult",
     "BlockSolveResult",
     "CGIterate",

@@ -161,8 +161,14 @@ class Batch:
 
     def without_l2(self) -> Batch:
         """Return the same batch with l2 = 0."""
+        return self.with_l2(Decay(0.0, 0.0))
+
+    def with_l2(self, l2: Decay) -> Batch:
+        """Return the same batch with another weight decay."""
         other = copy.copy(self)
-        other._l2 = other.decay = Decay(0.0, 0.0)
+        share = self.weight / self.total_weight
+        other._l2 = l2
+        other.decay = l2 if share == 1.0 else Decay(*(share * part for part in l2))
         return other
 
     @property

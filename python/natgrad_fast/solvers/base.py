@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .._arrays import as_num_threads, dot
 from .._state import StateReader
@@ -16,6 +17,7 @@ from ..losses import Loss
 from ..model.batch import Batch
 from ..model.mlp import MLP
 from ..operators.base import Operator
+from ..operators.dense import DenseMatrix
 
 __all__ = ["Direction", "StepSolver", "boundary_solution"]
 
@@ -133,6 +135,10 @@ class StepSolver:
         iteration costs one `refresh` and two calls of `direction`.
         """
         return boundary_solution(self, matrix, g, radius, damping)
+
+    def eigenvalues(self, matrix: Operator) -> NDArray[np.float64]:
+        """Eigenvalues (P,) of the matrix of `direction`, ascending; formed for it by default."""
+        return DenseMatrix(matrix).eigenvalues()
 
     def accepted(self, accepted: bool) -> None:
         """Learn whether the step made from the last direction was kept."""

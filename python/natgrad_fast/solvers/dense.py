@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .._arrays import as_name
 from .._typing import Array, Linearization
 from ..linear.dense import METHODS, solve_rows
@@ -96,6 +99,13 @@ class Dense(StepSolver):
             method = "eigh" if is_many else "cholesky"
         result = solve_rows(self._formed, g[None], damping, method)[0]
         return Direction(result.x, result.info)
+
+    def eigenvalues(self, matrix: Operator) -> NDArray[np.float64]:
+        """Eigenvalues of what was formed, see `StepSolver.eigenvalues`."""
+        if self._source is None or self._source[0] is not matrix:
+            return super().eigenvalues(matrix)
+        values: NDArray[np.float64] = self._formed.eigenvalues()
+        return values
 
     def accepted(self, accepted: bool) -> None:
         """Give the memory back: the next step has another matrix; see `StepSolver.accepted`."""

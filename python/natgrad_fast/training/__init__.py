@@ -3,6 +3,7 @@
 from . import callbacks
 from .controller import ControllerInfo
 from .damping import DampingPolicy, LevenbergMarquardt, Tikhonov
+from .evidence import BayesianRegularization
 from .history import EpochInfo, History, StepInfo
 from .optimizer import NaturalGradient
 from .schedule import BatchSchedule
@@ -11,6 +12,7 @@ from .trust_region import RadiusSearch, TrustRegion
 
 __all__ = [
     "BatchSchedule",
+    "BayesianRegularization",
     "ControllerInfo",
     "DampingPolicy",
     "EpochInfo",

@@ -65,7 +65,7 @@ class Convergence:
         self._losses.append(info.new_loss)
         if self.ftol is None or len(self._losses) <= WINDOW:
             return None
-        is_still = self._losses[0] - self._losses[-1] <= self.ftol * abs(self._losses[-1])
+        is_still = abs(self._losses[0] - self._losses[-1]) <= self.ftol * abs(self._losses[-1])
         return "objective_tol" if is_still else None
 
 

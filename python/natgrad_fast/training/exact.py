@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from .._arrays import all_finite, dot
@@ -13,6 +15,7 @@ from ..operators import GGN, EmpiricalFisher, Fisher, Hessian
 from ..operators.curvature import CurvatureMatrix
 from ..solvers import StepSolver
 from .damping import DampingPolicy
+from .evidence import BayesianRegularization, Evidence
 from .history import StepInfo
 from .progress import Progress
 from .trials import StepCases, Trials
@@ -38,6 +41,8 @@ class ExactSteps:
         Whether learning rate and momentum minimise the model.
     line_search : bool
         Whether a step that does not lower the objective enough is tried shorter.
+    evidence : BayesianRegularization, optional
+        What chooses l2 after every step.
     """
 
     def __init__(
@@ -47,9 +52,23 @@ class ExactSteps:
         solver: StepSolver,
         policy: DampingPolicy,
         line_search: bool = False,
+        evidence: BayesianRegularization | None = None,
     ) -> None:
+        self.evidence = evidence
         self.curvature, self.momentum, self.line_search = curvature, momentum, line_search
         self.solver, self.policy = solver, policy
+
+    @contextlib.contextmanager
+    def kept_if_it_fails(self, has_failed: Callable[[], bool] = lambda: True) -> Iterator[None]:
+        """Put solver and policy back where something is raised within and `has_failed()`."""
+        policy, solver = self.policy.state_dict(), self.solver.state_dict()
+        try:
+            yield
+        except BaseException:
+            if has_failed():
+                self.policy.load_state_dict(policy)
+                self.solver.load_state_dict(solver)
+            raise
 
     def attempt(self, cases: StepCases, past: Progress) -> tuple[Array | None, Progress]:
         """The next parameters, None for the same, and the progress; solver and policy changed."""
@@ -84,6 +103,12 @@ class ExactSteps:
             trial, accepted = trials.shortened(trial)
         # From numbers that are rounding nothing is learned, whichever way they fell.
         self.policy.update(math.nan if trial.at_rounding else ratio, accepted or trial.at_rounding)
+        last = math.nan if past.info is None else past.info.effective_parameters
+        found = Evidence(batch.decay.weights, last)
+        if self.evidence is not None and accepted:
+            found = self.evidence.measured(
+                curvature, self.solver.eigenvalues(matrix), trial.new_loss, trial.params
+            )
         self.solver.accepted(accepted)
         info = self._record(
             batch,
@@ -103,13 +128,15 @@ class ExactSteps:
             curvature_size=curvature.num_cases,
             backtracked=trial.skipped,
             evaluations=trials.evaluations,
+            effective_parameters=found.effective_parameters,
         )
         if not accepted:
             return None, past._replace(step=info.step + 1, last_solution=None, info=info)
         # The next solve goes on from the last iterate, also where the step was by an earlier one.
         solution = trial.x if all_finite(trial.x) else None
         d, params = trial.update.d, trial.params
-        return params, Progress(info.step + 1, solution, d, past.moving, info, params)
+        l2 = None if self.evidence is None else found.l2
+        return params, Progress(info.step + 1, solution, d, past.moving, info, params, l2)
 
     def _record(
         self,

@@ -59,6 +59,8 @@ class StepInfo:
         Whether the step, or the decrease that the model promised, was below the rounding of the
         float type: nothing can be learned from its ratio, and the damping returns to its first
         value.
+    effective_parameters : float
+        Number of parameters that the data determine, of `BayesianRegularization`; NaN without.
     controller : ControllerInfo or None
         Of a step on a mini-batch with the defaults.
     """
@@ -81,6 +83,7 @@ class StepInfo:
     curvature_size: int = 0
     backtracked: int = 0
     evaluations: int = 0
+    effective_parameters: float = math.nan
     controller: ControllerInfo | None = None
 
     def to_dict(self) -> dict[str, Any]:

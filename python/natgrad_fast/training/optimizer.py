@@ -9,18 +9,18 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .._arrays import all_finite, as_count, as_decay, as_name, as_num_threads
+from .._arrays import Decay, all_finite, as_count, as_decay, as_name, as_num_threads
 from .._state import StateReader, inside
 from .._typing import State
 from ..losses import Loss, LossName, as_loss
 from ..model.batch import Batch
 from ..model.mlp import MLP, as_net
-from ..preconditioners import KFAC
 from ..solvers import StepSolver, as_solver
 from .averaging import Averaging
 from .callbacks import Callback
 from .convergence import Tolerance
 from .damping import DampingPolicy, as_policy, check_policy
+from .evidence import BayesianRegularization
 from .exact import CURVATURES, ExactSteps
 from .fit import fit
 from .generator import as_generator
@@ -67,8 +67,9 @@ class NaturalGradient:
         Whether learning_rate and momentum minimise the damped quadratic model over the new
         direction and the previous step (the 2 x 2 system of K-FAC, Martens & Grosse 2015, sec. 7),
         as with "auto". Otherwise they are 1 and 0, as they are where a policy bounds the step.
-    l2 : float or (float, float)
+    l2 : float, (float, float) or BayesianRegularization
         Weight decay of all parameters, or of weights and of biases; part of the objective and of B.
+        The last chooses it from the data, after every step.
     curvature_share : float
         Share in (0, 1] of a batch's cases that B, statistics and model are made of, every step the
         next ones in an order drawn from `seed`; gradient and acceptance remain those of all cases.
@@ -116,7 +117,7 @@ class NaturalGradient:
         solver: StepSolver | Literal["auto"] = "auto",
         damping: DampingPolicy | float | Literal["auto"] | None = "auto",
         momentum: bool | Literal["auto"] = "auto",
-        l2: float | tuple[float, float] = 0.0,
+        l2: float | tuple[float, float] | BayesianRegularization = 0.0,
         curvature_share: float = 1.0,
         line_search: bool = False,
         seed: int = 0,
@@ -137,18 +138,23 @@ class NaturalGradient:
             curvature == "fisher"
             and self.curvature_share == 1.0
             and not line_search
+            and not isinstance(l2, BayesianRegularization)
             and isinstance(solver, str)
             and (damping is None or isinstance(damping, str))
             and isinstance(momentum, str)
         )
-        self._l2 = as_decay(l2, "l2")
+        self._evidence = l2 if isinstance(l2, BayesianRegularization) else None
+        first = l2.initial if isinstance(l2, BayesianRegularization) else l2
+        self._given_l2 = as_decay(first, "l2")
         self.num_threads = as_num_threads(num_threads)
         seed = as_count(seed, "seed", 0)
         self._rng = np.random.default_rng(seed)
         self._seed = seed
         own = copy.copy(as_solver(solver, self.net, self.curvature))
         own.init(self.net, self.loss, seed=seed, num_threads=self.num_threads)
-        self._exact = ExactSteps(self.curvature, self.momentum, own, policy, line_search)
+        self._exact = ExactSteps(
+            self.curvature, self.momentum, own, policy, line_search, self._evidence
+        )
         self._stochastic: StochasticSteps | None = None  # made when the first one is due
         self._progress = Progress()
 
@@ -161,8 +167,13 @@ class NaturalGradient:
 
     @property
     def l2(self) -> float | tuple[float, float]:
-        """Weight decay: a number, or (weights, biases) if they differ."""
+        """Weight decay of the next step: a number, or (weights, biases) if they differ."""
         return self._l2.shown
+
+    @property
+    def _l2(self) -> Decay:
+        chosen = self._progress.l2
+        return self._given_l2 if chosen is None else Decay(chosen, chosen)
 
     @property
     def solver(self) -> StepSolver:
@@ -265,19 +276,20 @@ class NaturalGradient:
         return self._exact_step(StepCases(batch, self._curvature_part(batch), batch))
 
     def _exact_step(self, cases: StepCases) -> StepInfo:
-        policy, solver = self._exact.policy.state_dict(), self.solver.state_dict()
+        if self._evidence is not None:
+            cases = cases.with_l2(self._l2)
         before, params = self._progress, self.net.params.copy()
-        try:
+
+        def undo() -> bool:
+            if self._progress is before:
+                self.net.params[...] = params
+            return self._progress is before
+
+        with self._exact.kept_if_it_fails(undo):
             candidate, progress = self._exact.attempt(cases, before)
             if candidate is not None:
                 self.net.params[...] = candidate
             self._progress = progress
-        except BaseException:
-            if self._progress is before:
-                self.net.params[...] = params
-                self._exact.policy.load_state_dict(policy)
-                self.solver.load_state_dict(solver)
-            raise
         return progress.told
 
     def _stochastic_step(self, batch: Batch, num_cases: float) -> StepInfo:
@@ -298,10 +310,7 @@ class NaturalGradient:
         return progress.told
 
     def _make_stochastic(self) -> StochasticSteps:
-        threads = self.num_threads
-        return StochasticSteps(
-            KFAC(self.net, self.loss, samples=1, ema=0.97, seed=self._seed, num_threads=threads)
-        )
+        return StochasticSteps.of(self.net, self.loss, self._seed, self.num_threads)
 
     def _grown(self) -> bool:
         """Whether batches are to grow; the question begins a new period."""
@@ -467,16 +476,11 @@ class NaturalGradient:
             stochastic = self._make_stochastic()
             with inside(reader.path("statistics")):
                 stochastic.preconditioner.load_state_dict(reader["statistics"])
-        policy, solver = self._exact.policy.state_dict(), self.solver.state_dict()
-        try:
+        with self._exact.kept_if_it_fails():
             with inside(reader.path("damping")):
                 self._exact.policy.load_state_dict(reader["damping"])
             with inside(reader.path("solver")):
                 self.solver.load_state_dict(reader["solver"])
-        except BaseException:
-            self._exact.policy.load_state_dict(policy)
-            self.solver.load_state_dict(solver)
-            raise
         self._rng, self._progress, self._stochastic = rng, progress, stochastic
 
     def _identity(self) -> State:
@@ -488,7 +492,7 @@ class NaturalGradient:
             "loss": repr(self.loss),
             "curvature": self.curvature,
             "momentum": self.momentum,
-            "l2": tuple(self._l2),
+            "l2": tuple(self._given_l2) if self._evidence is None else repr(self._evidence),
             "curvature_share": self.curvature_share,
             "curvature_seed": None if self.curvature_share == 1.0 else self._seed,
             "solver_name": type(self.solver).__name__,

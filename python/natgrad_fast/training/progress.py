@@ -32,6 +32,7 @@ class Progress(NamedTuple):
     moving: Moving = Moving()
     info: StepInfo | None = None  # of the last step
     params: Array | None = None  # (P,), where the last accepted step led to
+    l2: float | None = None  # of the next step, where the data choose it
 
     @property
     def told(self) -> StepInfo:
@@ -50,6 +51,7 @@ class Progress(NamedTuple):
         }
         return {
             "step": self.step,
+            "chosen_l2": self.l2,
             **{name: None if array is None else array.copy() for name, array in arrays.items()},
             "slope": self.moving.slope if math.isfinite(self.moving.slope) else None,
             "controller": self.moving.controller.state_dict(),
@@ -69,4 +71,11 @@ class Progress(NamedTuple):
             reader.number_or("slope", math.nan),
             array("good"),
         )
-        return cls(reader.integer("step"), array("last_solution"), array("last_update"), moving)
+        chosen = reader["chosen_l2"]
+        l2 = None if chosen is None else reader.number("chosen_l2", above=0.0)
+        step, solution, update = (
+            reader.integer("step"),
+            array("last_solution"),
+            array("last_update"),
+        )
+        return cls(step, solution, update, moving, l2=l2)

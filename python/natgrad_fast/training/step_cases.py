@@ -82,7 +82,8 @@ def check_backtracking(optimizer: Trainee, batch: object, solver: StepSolver) ->
 
 def check_belongs(optimizer: Trainee, batch: Batch, name: str) -> None:
     """Raise ValueError unless a batch has the optimizer's net, the very object, loss and l2."""
-    if batch.net is not optimizer.net or batch.loss != optimizer.loss or batch.l2 != optimizer.l2:
+    fits = batch.net is optimizer.net and batch.loss == optimizer.loss
+    if not fits or (batch.l2 != optimizer.l2 and optimizer._evidence is None):
         raise ValueError(
             f"{name} is of {batch.net!r}, {batch.loss!r} and l2 = {batch.l2}, the optimizer of "
             f"{optimizer.net!r}, {optimizer.loss!r} and l2 = {optimizer.l2}"

@@ -11,7 +11,9 @@ import numpy as np
 from .._arrays import all_finite, dot
 from .._typing import Array
 from ..linear.results import SolveInfo, Status
+from ..losses import Loss
 from ..model.batch import Batch
+from ..model.mlp import MLP
 from ..operators import Fisher
 from ..preconditioners import KFAC
 from .controller import Controller
@@ -40,6 +42,11 @@ class StochasticSteps:
 
     def __init__(self, preconditioner: KFAC) -> None:
         self.preconditioner = preconditioner
+
+    @classmethod
+    def of(cls, net: MLP, loss: Loss, seed: int, num_threads: int) -> StochasticSteps:
+        """With K-FAC, one draw per case and long averages."""
+        return cls(KFAC(net, loss, samples=1, ema=0.97, seed=seed, num_threads=num_threads))
 
     def snapshot(self) -> object:
         """What `restore` puts back."""

@@ -10,6 +10,7 @@ from ..losses import Loss
 from ..model.batch import Batch
 from ..model.mlp import MLP
 from .damping import DampingPolicy
+from .evidence import BayesianRegularization
 from .history import StepInfo
 
 __all__ = ["Trainee"]
@@ -22,6 +23,7 @@ class Trainee(Protocol):
     loss: Loss
     num_threads: int
     _rng: np.random.Generator
+    _evidence: BayesianRegularization | None
 
     @property
     def l2(self) -> float | tuple[float, float]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .._arrays import dot
+from .._arrays import Decay, dot
 from .._typing import Array, Linearization
 from ..linear.results import SolveInfo, Status
 from ..model.batch import Batch
@@ -32,6 +32,11 @@ class StepCases(NamedTuple):
     batch: Batch
     curvature: Batch
     backtracking: Batch
+
+    def with_l2(self, l2: Decay) -> StepCases:
+        """The same cases with another weight decay; what is one object remains one."""
+        made: dict[int, Batch] = {}
+        return StepCases(*(made.setdefault(id(one), one.with_l2(l2)) for one in self))
 
 
 class Trial(NamedTuple):
