@@ -63,6 +63,54 @@ def test_the_guard_knows_noise_from_a_rise():
     assert after([2.2] * 12, guard).is_bad(2.2)  # within a few steps
 
 
+def test_a_blow_up_before_anything_is_known():
+    for losses, rise, bad in (
+        ([2.5], 2.5 * 12.0, True),
+        ([2.5, 2.0, 4.0], 2.5 * 10.0, False),
+        ([-1.0, -2.0], 8.0, False),
+        ([-1.0, -2.0], 10.0, True),
+        ([], 1e30, False),  # the first loss is what it is
+        ([0.0], 1e-9, True),
+    ):
+        guard = after(losses)
+        assert guard.look(rise).is_bad(rise) == bad, (losses, rise)
+
+
+def test_a_net_that_blows_up_in_the_first_steps_comes_back():
+    """With units that do not saturate a step that is too long can cost any factor."""
+    rng = np.random.default_rng(0)
+    x = 25.0 * rng.standard_normal((400, 5)).astype("float32")
+    y = (np.abs(x[:, 0]) > 20.0).astype(int)
+    for seed in range(3):
+        net = ng.MLP([5, 32, 2], "relu", seed=seed)
+        first = ng.value(net, SOFTMAX, x, y)
+        history = ng.NaturalGradient(net, SOFTMAX, seed=seed).fit(x, y, epochs=10, batch_size=40)
+        assert history.stop_reason == "epochs"
+        assert ng.value(net, SOFTMAX, x, y) < 0.3 * first
+        assert max(info.loss for info in history.steps[20:]) < 2.0 * first
+
+
+def test_outputs_beyond_the_range_of_squares():
+    """Moments of the outputs that are not finite are a retreat, no error of `fit`."""
+    x = 1e5 * np.random.default_rng(0).standard_normal((200, 5)).astype("float32")
+    y = (x[:, 0] > 0).astype(int)
+    for scale in (1.0, 1e20, 1e32):
+        net = ng.MLP([5, 32, 2], "relu", seed=0)
+        first = ng.value(net, SOFTMAX, np.float32(scale) * x, y)
+        with pytest.warns(UserWarning, match="far from unit scale"):
+            ng.NaturalGradient(net, SOFTMAX).fit(np.float32(scale) * x, y, batch_size=20)
+        assert not ng.value(net, SOFTMAX, np.float32(scale) * x, y) > first
+        assert np.isfinite(net.params).all()
+
+
+def test_a_single_case_has_no_share_of_signal():
+    _, opt, history, _ = train(0, 1, 1, time_limit=0.5)
+    assert all(np.isfinite(info.loss) for info in history.steps)
+    shares = [info.controller.r for info in history.steps]
+    assert shares[0] == pytest.approx(1.0 / 600.0, rel=1e-12)
+    assert np.isfinite(opt.net.params).all()
+
+
 def test_a_trend_is_no_noise():
     """Ten times less in every step, then steady: no deviation of the early size."""
     guard = after([*np.logspace(3, -2, 6), *([0.01] * 20)])

@@ -353,3 +353,12 @@ def test_progress_bar_without_a_length(capsys):
     assert "12step" in capsys.readouterr().err
     optimizer().fit(BATCHES, progress=True)
     assert "12/12" in capsys.readouterr().err
+
+    class Loader(list):
+        """As a loader of an iterable, whose length is an error."""
+
+        def __len__(self):
+            raise TypeError("no length")
+
+    optimizer().fit(Loader(BATCHES), progress=True)
+    assert "12step" in capsys.readouterr().err

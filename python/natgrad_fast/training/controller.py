@@ -67,6 +67,7 @@ class Guard:
 
     KEEP_EVERY = 10
     WINDOW = 40
+    FIRST_RISE = 10.0
 
     def look(self, loss: float) -> Guard:
         """After the loss of another batch."""
@@ -90,6 +91,9 @@ class Guard:
         """Whether a retreat is due."""
         if not math.isfinite(loss):
             return True
+        if math.isinf(self.best):  # nothing is known of the noise yet, but much more is a blow-up
+            first = self.recent[0] if self.recent else loss
+            return loss > first + self.FIRST_RISE * abs(first)
         # The best point was a lucky one; but a blow-up must not widen its own tolerance.
         d = min(max(self.best_deviation, self.deviation), 2.0 * self.best_deviation)
         return (self.since > 3 and self.mean > self.best + 3.0 * d) or loss > self.best + 10.0 * d

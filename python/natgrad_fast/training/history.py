@@ -161,7 +161,7 @@ class History:
     stop_reason: str = "epochs"
     seconds: float = 0.0
     skipped: int = 0
-    averaged_params: Array | None = field(default=None, repr=False)
+    averaged_params: Array | None = field(default=None, repr=False, compare=False)
     epoch_of_step: list[int] = field(default_factory=list, repr=False)
     skipped_before_step: list[int] = field(default_factory=list, repr=False)
 

@@ -25,6 +25,7 @@ from .exact import CURVATURES, ExactSteps
 from .fit import fit
 from .generator import as_generator
 from .history import History, StepInfo
+from .identity import identity
 from .progress import Progress
 from .rescale import as_momentum
 from .schedule import BatchSchedule
@@ -415,6 +416,16 @@ class NaturalGradient:
             a column of X has a root mean square above 30, or a mean of more than 10 standard
             deviations and 10, or no element is above 1/30; a column of targets of squared_error and
             the like has a root mean square above 100, or no element is above 1/100.
+
+        Examples
+        --------
+        >>> import numpy as np, natgrad_fast as ng
+        >>> X = np.linspace(-1, 1, 600)[:, None]
+        >>> batches = [(X[k::6], np.sin(3 * X[k::6])) for k in range(6)]
+        >>> opt = ng.NaturalGradient(ng.MLP([1, 8, 1], seed=0), "squared_error")
+        >>> history = opt.fit(batches, epochs=5, averaging="exponential")
+        >>> len(history.steps), history.averaged_params.shape
+        (30, (25,))
         """
         return fit(
             self,
@@ -464,10 +475,10 @@ class NaturalGradient:
         ValueError
             If anything in it does not fit, with the name of the leaf; nothing has changed then.
         """
-        identity = self._identity()
+        fixed = self._identity()
         names = (*self._progress.state(), "damping", "solver", "statistics", "rng")
-        reader = StateReader(state, "state", (*identity, *names))
-        for name, wanted in identity.items():
+        reader = StateReader(state, "state", (*fixed, *names))
+        for name, wanted in fixed.items():
             reader.same(name, wanted)
         progress = Progress.of_state(reader, self.net.num_params, self.net.dtype)
         rng = as_generator(reader)
@@ -484,17 +495,5 @@ class NaturalGradient:
         self._rng, self._progress, self._stochastic = rng, progress, stochastic
 
     def _identity(self) -> State:
-        return {
-            "sizes": self.net.sizes,
-            "activations": self.net.activations,
-            "bias": self.net.layout[1],
-            "dtype": str(self.net.dtype),
-            "loss": repr(self.loss),
-            "curvature": self.curvature,
-            "momentum": self.momentum,
-            "l2": tuple(self._given_l2) if self._evidence is None else repr(self._evidence),
-            "curvature_share": self.curvature_share,
-            "curvature_seed": None if self.curvature_share == 1.0 else self._seed,
-            "solver_name": type(self.solver).__name__,
-            "damping_name": type(self._exact.policy).__name__,
-        }
+        share, seed = self.curvature_share, self._seed
+        return identity(self.net, self.loss, self._exact, self._given_l2, share, seed)

@@ -91,9 +91,12 @@ class StochasticSteps:
             control, brakes = control.with_overshoot(min(max(q, -1.0), 1.0))
             if brakes and velocity is not None:
                 velocity = velocity.dtype.type(0.5) * velocity
-        control = self._measure(batch, control)
+        try:
+            control = self._measure(batch, control)
+        except FloatingPointError:  # outputs beyond the range of squares
+            return self._retreat(batch, past, moving, control, loss, norm, start)
         direction = -(self.preconditioner @ gradient)
-        if control.wants_share and share == 1.0 and batch.num_cases > 1:
+        if control.wants_share and share == 1.0:
             x = self._share(batch, gradient, direction)
             control = control.with_share(x, batch.num_cases, num_cases)
         control = control.with_mode()
@@ -165,7 +168,12 @@ class StochasticSteps:
         return control
 
     def _share(self, batch: Batch, gradient: Array, direction: Array) -> float:
-        """g_A'M^-1 g_B / g'M^-1 g for the halves A and B of the batch, each with l2."""
+        """g_A'M^-1 g_B / g'M^-1 g for the halves A and B of the batch, each with l2.
+
+        0 for a single case: there is nothing in it to tell signal from noise.
+        """
+        if batch.num_cases == 1:
+            return 0.0
         threads = batch.num_threads
         half = _first(batch, batch.num_cases // 2)
         _, first = half.value_and_grad()

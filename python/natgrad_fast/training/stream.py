@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sized
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -62,7 +62,10 @@ class Stream:
     @property
     def batches_per_epoch(self) -> int | None:
         """Steps of an epoch, where the iterable has a length."""
-        return len(self._source) if isinstance(self._source, Sized) else None
+        try:
+            return len(cast(Sized, self._source))
+        except TypeError:  # of a loader of an iterable, say
+            return None
 
     def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
         """Batches of an epoch, each checked when it is asked for.
