@@ -27,7 +27,7 @@ tool = @python="$(PYTHON)"; \
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: FORCE help demo test test-numerics lint format stubs bench bench-peers wheel sanitize hooks clean
+.PHONY: FORCE help demo test test-numerics lint format stubs bench bench-peers bench-training wheel sanitize hooks clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | while IFS=$$(printf '\t') read -r t d; \
@@ -62,6 +62,9 @@ bench: $(VENV)/.bench  ## the benchmarks; options: ARGS="--quick", ARGS="--help"
 bench-peers: $(PEERS)/.ready  ## the same beside jax, torch and curvlinops, in .venv-peers
 	$(PEERS)/bin/natgrad-fast bench $(ARGS)
 
+bench-training: $(PEERS)/.ready  ## error against seconds beside tuned peers; options: ARGS="--quick"
+	$(PEERS)/bin/python -m natgrad_fast.bench.training $(ARGS)
+
 wheel: $(VENV)/.release  ## sdist, wheel from the sdist with every instruction set, install it elsewhere, check it
 	rm -rf dist
 	NATGRAD_ISA_LEVELS= $(BIN)/python -m build
@@ -91,10 +94,10 @@ $(PEERS)/.packages:
 	@echo "installing jax, torch and curvlinops into $(PEERS)"
 	@$(BIN)/python -m venv --clear $(PEERS)
 	@$(PEERS)/bin/python -m pip -qq install --disable-pip-version-check 'numpy>=1.26' scipy matplotlib \
-	  threadpoolctl jax $(TORCH)
+	  threadpoolctl scikit-learn jax $(TORCH)
 	@$(PEERS)/bin/python -m pip -qq install --disable-pip-version-check --no-deps \
 	  curvlinops-for-pytorch backpack-for-pytorch einops einconv linear_operator opt-einsum jaxtyping \
-	  wadler-lindig unfoldNd tqdm
+	  wadler-lindig unfoldNd tqdm mlxtend
 	@touch $@
 
 $(PEERS)/.ready: $(VENV)/.bench $(PEERS)/.packages

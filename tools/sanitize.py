@@ -11,8 +11,10 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from . import environment, prerequisites, requirements
 from .build import BuildError, build_wheel
@@ -30,6 +32,7 @@ class Sanitizer:
     libraries: tuple[str, ...]  # loaded before Python, which knows nothing of them
     options: dict[str, str]
     tests: tuple[str, ...]
+    canary: str  # a program that has to be found out
     openmp: bool = True
 
 
@@ -64,7 +67,17 @@ SANITIZERS = {
             "tests/training",
             "tests/test_arrays.py",
             "tests/test_shared_objects.py",
+            # at this speed Ctrl-C comes before what it is to interrupt
+            "-k",
+            "not ctrl_c",
         ),
+        canary="""
+            int main(int count, char**) {
+              int* block = new int[4];
+              block[count + 3] = 0;
+              return block[0];
+            }
+        """,
     ),
     # libgomp synchronises its threads in ways that the sanitizer does not see, so that every
     # parallel loop would be a finding: this build has none, and the threads are those of Python.
@@ -77,6 +90,16 @@ SANITIZERS = {
         },
         ("tests/test_shared_objects.py", "tests/test_threads.py"),
         openmp=False,
+        canary="""
+            #include <thread>
+            int shared = 0;
+            int main() {
+              std::thread other([] { for (int i = 0; i < 1000; ++i) ++shared; });
+              for (int i = 0; i < 1000; ++i) ++shared;
+              other.join();
+              return 0;
+            }
+        """,
     ),
 }
 
@@ -125,13 +148,37 @@ def run_variables(name: str) -> dict[str, str]:
     return {**os.environ, **sanitizer.options, "LD_PRELOAD": preload}
 
 
+def finds_canary(name: str) -> bool:
+    """Whether a program with a fault is reported, with the options of the tests."""
+    sanitizer = SANITIZERS[name]
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "canary"
+        flags = [f"-fsanitize={sanitizer.argument}", "-O0", "-g1", "-pthread", "-x", "c++", "-"]
+        command = [*prerequisites.compiler(), *flags, "-o", str(program)]
+        subprocess.run(command, input=sanitizer.canary, text=True, check=True)
+        variables = {k: v for k, v in run_variables(name).items() if k != "LD_PRELOAD"}
+        done = subprocess.run(
+            without_randomisation(name, [str(program)]),
+            env=variables,
+            capture_output=True,
+            text=True,
+        )
+    return done.returncode != 0 and "Sanitizer: " in done.stderr
+
+
+def without_randomisation(name: str, command: list[str]) -> list[str]:
+    """A command for the thread sanitizer, whose memory map has no room for much randomisation."""
+    setarch = shutil.which("setarch")
+    if name == "thread" and setarch:
+        return [setarch, "--addr-no-randomize", *command]
+    return command
+
+
 def run(name: str, arguments: Sequence[str]) -> int:
     """The tests; the exit code of pytest."""
     command = [str(VENV / "bin" / "python"), "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     command += arguments or SANITIZERS[name].tests
-    setarch = shutil.which("setarch")
-    if name == "thread" and setarch:  # its memory map has no room for much randomisation
-        command = [setarch, "--addr-no-randomize", *command]
+    command = without_randomisation(name, command)
     return subprocess.run(command, cwd=ROOT, env=run_variables(name)).returncode
 
 
@@ -153,7 +200,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (environment.SetupError, BuildError) as error:
             print(f"\n{error}", file=sys.stderr)
             return 1
-        steps.say(f"{name}: tests")
+        if not finds_canary(name):
+            print(f"\nthe {name} sanitizer does not find a fault that is there", file=sys.stderr)
+            return 1
+        steps.say(f"{name}: finds the fault of a small program; tests")
         if run(name, args.pytest) != 0:
             failed.append(name)
         steps.say(f"{name}: {'FAILED' if name in failed else 'nothing found'}")

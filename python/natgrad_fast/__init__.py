@@ -5,7 +5,7 @@ inputs), K vectors at once. Arrays are in C order; blocks of vectors are (P, K).
 curvature are means over cases; damping is absolute: B + damping * I.
 """
 
-from . import losses, solvers
+from . import datasets, losses, solvers
 from ._core import __version__
 from .config import default_num_threads, release_memory, show_config
 from .linear import (
@@ -101,6 +101,7 @@ __all__ = [
     "__version__",
     "callbacks",
     "cg",
+    "datasets",
     "default_num_threads",
     "dense_solve",
     "estimate_memory",

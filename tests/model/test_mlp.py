@@ -124,7 +124,7 @@ def test_copy_is_independent(dtype):
     assert (net.params[: 4 * 3] != 0).all()
 
 
-@pytest.mark.parametrize("init", ["glorot", "he", "sparse"])
+@pytest.mark.parametrize("init", ["glorot", "he", "lecun", "sparse"])
 def test_same_seed_same_bits(init, dtype):
     def draw(seed):
         return ng.MLP([20, 30, 2], dtype=dtype, seed=seed, init=init).params
@@ -135,8 +135,8 @@ def test_same_seed_same_bits(init, dtype):
     assert not same_bits(draw(None), draw(None))
 
 
-def test_glorot_and_he_have_their_variance():
-    for init, variance in [("glorot", 2 / (200 + 300)), ("he", 2 / 200)]:
+def test_dense_initialisations_have_their_variance():
+    for init, variance in [("glorot", 2 / (200 + 300)), ("he", 2 / 200), ("lecun", 1 / 200)]:
         net = ng.MLP([200, 300, 4], "relu", init=init, dtype="float64")
         w = net.weights[0]
         # 60,000 draws: the variance is within 4 standard errors, 4 sqrt(2 / 6e4) = 2.3 %

@@ -31,6 +31,13 @@ def _he(
         w[...] = rng.standard_normal(w.shape) * np.sqrt(2.0 / w.shape[1])
 
 
+def _lecun(
+    weights: Arrays, biases: Arrays, activations: Sequence[str], rng: np.random.Generator
+) -> None:
+    for w in weights:
+        w[...] = rng.standard_normal(w.shape) * np.sqrt(1.0 / w.shape[1])
+
+
 def _sparse(
     weights: Arrays, biases: Arrays, activations: Sequence[str], rng: np.random.Generator
 ) -> None:
@@ -54,6 +61,7 @@ def _zeros(
 INITIALIZERS: dict[str, Initializer] = {
     "glorot": _glorot,
     "he": _he,
+    "lecun": _lecun,
     "sparse": _sparse,
     "zeros": _zeros,
 }

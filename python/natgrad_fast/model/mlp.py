@@ -50,10 +50,18 @@ class MLP:
         Type of the parameters and of everything computed from them.
     seed : int, numpy.random.Generator or None
         Source of the initial weights.
-    init : {"glorot", "he", "sparse", "zeros"}
-        Uniform Glorot-Bengio; normal He; sparse as in Martens' codes (15 draws per unit, N(0, 1)
-        scaled by 1/2 for a tanh layer, by 0.1 for a softplus layer and by 1/2 behind a tanh layer,
-        bias 1/2 for tanh units); zeros. Biases are 0 but for "sparse".
+    init : {"glorot", "he", "lecun", "sparse", "zeros"}
+        Of weights; biases are 0 but for tanh units of "sparse".
+
+        - "glorot": uniform with variance 2 / (inputs + outputs) (Glorot & Bengio 2010); tanh, sin.
+        - "he": normal, 2 / inputs (He et al. 2015); relu and its relatives.
+        - "lecun": normal, 1 / inputs (LeCun et al. 1998); tanh and logistic nets that widen or
+          narrow much, linear ones.
+        - "sparse": 15 draws of N(0, 1) per unit, all other weights 0, scaled by 1/2 for a tanh
+          layer, by 0.1 for a softplus layer and by 1/2 behind a tanh layer, bias 1/2 for tanh units
+          (Martens 2010); deep logistic and tanh nets, such as autoencoders, which the others start
+          on a plateau.
+        - "zeros": nothing to train from but the last layer; for tests.
 
     Attributes
     ----------
@@ -78,7 +86,7 @@ class MLP:
         bias: bool | Sequence[bool] = True,
         dtype: DTypeLike = "float32",
         seed: int | np.random.Generator | None = 0,
-        init: Literal["glorot", "he", "sparse", "zeros"] = "glorot",
+        init: Literal["glorot", "he", "lecun", "sparse", "zeros"] = "glorot",
     ) -> None:
         self._sizes = _as_sizes(sizes)
         num_layers = len(self._sizes) - 1

@@ -1,0 +1,1 @@
+"""The suite `training`: error against seconds, ours with its defaults beside tuned peers."""
