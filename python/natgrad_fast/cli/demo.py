@@ -1,4 +1,4 @@
-"""Demonstration: natural gradient beside scikit-learn's Adam on real handwritten digits."""
+"""Demonstration: natural gradient beside Adam, on a smooth function and on handwritten digits."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ from ..config import default_num_threads
 from ..losses import LossName
 from ..model.batch import value
 from ..model.mlp import MLP
-from ..solvers.cg import CG
 from ..training.callbacks import TrainingContext
-from ..training.damping import LevenbergMarquardt
 from ..training.optimizer import NaturalGradient
+from .surface import Fit, draw_surface, surface_table, train_surface
 
 __all__ = ["run_demo"]
 
@@ -32,8 +31,7 @@ SIZES = (64, 128, 64, 10)
 ACTIVATION: ActivationName = "tanh"
 LOSS: LossName = "softmax_cross_entropy"
 L2 = 1e-4
-DAMPING = 1.0
-CG_ITERATIONS = 50
+EVERY = 10  # steps from one row of the table to the next
 TEST_IMAGES = 360
 GOAL = 0.97  # test accuracy whose time is reported
 INSTALL = 'pip install "natgrad_fast[demo]"'
@@ -83,22 +81,22 @@ class Curve:
 def run_demo(
     output: str | Path = "natgrad_fast_demo.png",
     *,
-    epochs: int = 20,
+    epochs: int = 60,
     seed: int = 0,
     num_threads: int | None = None,
 ) -> int:
-    """Train a classifier of handwritten digits, compare it with Adam, and draw both.
+    """Fit a function and classify handwritten digits, compare both with Adam, and draw all.
 
     Parameters
     ----------
     output : path
         PNG file to write.
     epochs : int
-        Natural-gradient steps; each sees all training images.
+        Natural-gradient steps on the digits; each sees all training images.
     seed : int
-        Of the split and of the initial weights.
+        Of data, split and initial weights.
     num_threads : int, optional
-        For both trainings.
+        For all trainings.
 
     Returns
     -------
@@ -116,21 +114,34 @@ def run_demo(
         print(f"cannot write {output}: not a file in an existing directory", file=sys.stderr)
         return 1
     num_threads = default_num_threads() if num_threads is None else num_threads
+    fits: list[Fit] = []
+    interrupted = train_surface(fits, seed, num_threads)
+    print(surface_table(fits), flush=True)
     data = load_digits(seed)
+    curves: list[Curve] = []
+    if not interrupted:
+        interrupted = train_digits(data, curves, epochs, seed, num_threads)
+    figure = draw(matplotlib.figure.Figure, fits, curves, data, num_threads)
+    figure.savefig(output, format="png")
+    print(f"\nCurves: {output}", flush=True)
+    return INTERRUPTED if interrupted else 0
+
+
+def train_digits(
+    data: Digits, curves: list[Curve], epochs: int, seed: int, num_threads: int
+) -> bool:
+    """Train and compare; True after Ctrl-C."""
     print(
-        f"Handwritten digits: {len(data.y_train):,} training and {len(data.y_test)} test images "
+        f"\nHandwritten digits: {len(data.y_train):,} training and {len(data.y_test)} test images "
         f"of 8 x 8 pixels.\nNet {'-'.join(map(str, SIZES))}, {ACTIVATION}, "
         f"{threads(num_threads)}. Loss: mean cross-entropy of the training images.\n"
         "Seconds: training alone, without the measuring of loss and accuracy.\n"
     )
-    curves: list[Curve] = []
     interrupted = train_natural_gradient(data, curves, epochs, seed, num_threads)
     if not interrupted:
         interrupted = train_adam(data, curves, seed, num_threads)
     print(summary(curves))
-    draw(matplotlib.figure.Figure, curves, data, num_threads).savefig(output, format="png")
-    print(f"\nCurves: {output}", flush=True)
-    return INTERRUPTED if interrupted else 0
+    return interrupted
 
 
 def load_digits(seed: int) -> Digits:
@@ -149,14 +160,7 @@ def train_natural_gradient(
 ) -> bool:
     """Train on all images at once and print a row per step; True after Ctrl-C."""
     net = MLP(SIZES, activation=ACTIVATION, dtype="float32", seed=seed)
-    optimizer = NaturalGradient(
-        net,
-        LOSS,
-        solver=CG(max_iter=CG_ITERATIONS),
-        damping=LevenbergMarquardt(DAMPING),
-        l2=L2,
-        num_threads=num_threads,
-    )
+    optimizer = NaturalGradient(net, LOSS, l2=L2, num_threads=num_threads)
     curve = Curve("natgrad_fast")
     curves.append(curve)
 
@@ -167,16 +171,17 @@ def train_natural_gradient(
         return curve.last()
 
     def print_row(context: TrainingContext) -> None:
-        info = context.info
-        stop = f"{info.solve.status}{'' if info.accepted else ', step rejected'}"
-        print(
-            f"{info.step + 1:5d}  {record(info.seconds)}  {info.reduction_ratio:9.2f}  "
-            f"{info.damping:8.2g}  {info.solve.iterations:6d}  {stop}",
-            flush=True,
-        )
+        info, row = context.info, record(context.info.seconds)
+        if info.step == 0 or (info.step + 1) % EVERY == 0:
+            what = "" if info.accepted else "step rejected"
+            print(
+                f"{info.step + 1:5d}  {row}  {info.reduction_ratio:9.2f}  {info.damping:8.2g}  "
+                f"{info.learning_rate:9.2g}  {info.momentum:8.2g}  {what}".rstrip(),
+                flush=True,
+            )
 
-    print(f"natgrad_fast: l2 {L2:g}, Levenberg-Marquardt damping from {DAMPING:g}, CG")
-    print(" step       loss  test acc.  seconds  red.ratio   damping  CG its.  CG stopped by")
+    print(f"natgrad_fast: all defaults, which are solvers.{type(optimizer.solver).__name__}()")
+    print(" step       loss  test acc.  seconds  red.ratio   damping      rate  momentum")
     print(f"{0:5d}  {record(0.0)}", flush=True)
     history = optimizer.fit(data.x_train, data.y_train, epochs=epochs, callbacks=[print_row])
     interrupted = history.stop_reason == "interrupted"
@@ -272,10 +277,24 @@ def summary(curves: list[Curve]) -> str:
     return "\n".join(lines)
 
 
-def draw(figure_class: Any, curves: list[Curve], data: Digits, num_threads: int) -> Any:
-    """Test accuracy and training loss against seconds, and the test images that are still wrong."""
-    figure = figure_class(figsize=(11, 7), dpi=130, layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=(4.4, 1))
+def draw(
+    figure_class: Any, fits: list[Fit], curves: list[Curve], data: Digits, num_threads: int
+) -> Any:
+    """Draw the function above, and below it, if they were begun, the digits."""
+    if not curves:
+        figure = figure_class(figsize=(12, 3.6), dpi=130, layout="constrained")
+        draw_surface(figure, fits)
+        return figure
+    figure = figure_class(figsize=(12, 10.5), dpi=130, layout="constrained")
+    first, top, bottom = figure.subfigures(3, 1, height_ratios=(3.6, 4.4, 1))
+    draw_surface(first, fits)
+    draw_digits(top, curves, data, num_threads)
+    draw_mistakes(bottom, curves[0], data)
+    return figure
+
+
+def draw_digits(top: Any, curves: list[Curve], data: Digits, num_threads: int) -> None:
+    """Test accuracy and training loss against seconds."""
     accuracy, loss = top.subplots(1, 2)
     for curve, color in zip(curves, ("#c2410c", "#1d4ed8"), strict=False):
         if not curve.seconds:
@@ -298,10 +317,8 @@ def draw(figure_class: Any, curves: list[Curve], data: Digits, num_threads: int)
     top.suptitle(
         f"{len(data.y_train) + len(data.y_test):,} handwritten digits, "
         f"net {'-'.join(map(str, SIZES))} ({ACTIVATION}), {threads(num_threads)}",
-        fontsize=14,
+        fontsize=13,
     )
-    draw_mistakes(bottom, curves[0], data)
-    return figure
 
 
 def draw_mistakes(figure: Any, curve: Curve, data: Digits, columns: int = 12) -> None:

@@ -49,19 +49,23 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     demo = commands.add_parser(
-        "demo", help="train on handwritten digits, beside scikit-learn's Adam"
+        "demo", help="fit a function and classify handwritten digits, beside Adam"
     )
     demo.add_argument(
         "--output", metavar="PNG", default="natgrad_fast_demo.png", help="default: %(default)s"
     )
     demo.add_argument(
-        "--epochs", metavar="N", type=positive, default=20, help="steps (default: %(default)s)"
+        "--epochs",
+        metavar="N",
+        type=positive,
+        default=60,
+        help="steps on digits (default: %(default)s)",
     )
     demo.add_argument(
-        "--seed", metavar="S", type=seed, default=0, help="of split and weights (default: 0)"
+        "--seed", metavar="S", type=seed, default=0, help="of data and weights (default: 0)"
     )
     demo.add_argument(
-        "--threads", metavar="T", type=positive, help="for both trainings (default: all)"
+        "--threads", metavar="T", type=positive, help="for all trainings (default: all)"
     )
     demo.set_defaults(run=run_demo)
 
