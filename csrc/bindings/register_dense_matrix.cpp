@@ -53,6 +53,23 @@ void register_dense_matrix(py::module_& m) {
           py::kw_only(),
           py::arg("num_threads"),
           "From what is at and below the diagonal.")
+      .def(
+          "scaled",
+          [](const Dense& dense, const py::array& scales) {
+            const double* data = in_shape<double>(scales, "scales", {dense.size()});
+            py::gil_scoped_release release;
+            return std::make_shared<Dense>(dense, data);
+          },
+          py::arg("scales"),
+          "S A S for the diagonal S (P,).")
+      .def(
+          "diagonal",
+          [](const Dense& dense) {
+            auto diagonal = out<double>({dense.size()});
+            dense.copy_diagonal(diagonal.mutable_data());
+            return diagonal;
+          },
+          "Diagonal (P,) of A, in float64.")
       .def_property_readonly("is_finite", &Dense::is_finite)
       .def(
           "to_dense",

@@ -82,6 +82,21 @@ DenseMatrix<T>::DenseMatrix(const T* a, Index size, int num_threads)
 }
 
 template <class T>
+DenseMatrix<T>::DenseMatrix(const DenseMatrix& other, const double* scales)
+    : a_(other.size(), other.size()), noise_(other.noise_), num_threads_(other.num_threads_) {
+  each_rows(size(), square(size()), num_threads_, [&](Index begin, Index end) {
+    for (Index p = begin; p < end; ++p)
+      for (Index q = 0; q <= p; ++q) a_.row(p)[q] = scales[p] * scales[q] * other.a_.row(p)[q];
+  });
+  mirror();
+}
+
+template <class T>
+void DenseMatrix<T>::copy_diagonal(double* out) const {
+  for (Index p = 0; p < size(); ++p) out[p] = a_.row(p)[p];
+}
+
+template <class T>
 double DenseMatrix<T>::estimate_flops(const Architecture& net, Index num_columns, Index num_cases) {
   const Index columns = columns_per_block<T>(net, num_columns);
   const Index groups = (num_columns + columns - 1) / columns;

@@ -27,6 +27,8 @@ class DenseMatrix final : public LinearOperator<T> {
   explicit DenseMatrix(CurvatureOperator<T>& curvature);
   // The matrix that is given (P x P, row-major), read at and below the diagonal.
   DenseMatrix(const T* a, Index size, int num_threads);
+  // S A S for another A and a diagonal S (P).
+  DenseMatrix(const DenseMatrix& other, const double* scales);
 
   // Flops that form the former, in double: N P^2 and what goes with it, about.
   static double estimate_flops(const Architecture& net, Index num_columns, Index num_cases);
@@ -34,6 +36,8 @@ class DenseMatrix final : public LinearOperator<T> {
   Index size() const override { return a_.rows; }
   void apply(const T* x, T* y) override;  // 2 P^2 flops
   bool is_finite() const { return is_finite_; }
+  // out = diagonal (P).
+  void copy_diagonal(double* out) const;
   // out = A (P x P), row-major.
   void copy(T* out) const;
 

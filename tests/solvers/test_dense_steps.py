@@ -143,3 +143,73 @@ def test_options_are_checked_where_they_are_given():
         ng.solvers.Dense(3)
     assert ng.solvers.Dense() == ng.solvers.Dense("auto")
     assert linear_dense.METHODS == ("auto", "cholesky", "eigh")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_damping_multiplies_the_diagonal(dtype):
+    """(B + damping diag B) d = -g, and the model that predicts the decrease has the same term."""
+    problem = PROBLEM.problem(dtype)
+    net, x, y = problem.net, problem.x, problem.y
+    policy = ng.LevenbergMarquardt(0.3, denominator="damped")
+    opt = ng.NaturalGradient(
+        net,
+        SOFTMAX,
+        solver=ng.solvers.Dense(scaling="diagonal"),
+        damping=policy,
+        momentum=False,
+        l2=1e-3,
+    )
+    theta = net.params.copy()
+    B = ng.Fisher(net, SOFTMAX, x, l2=1e-3).to_dense().astype(float)
+    loss, g = ng.value_and_grad(net, SOFTMAX, x, y, l2=1e-3)
+    info = opt.step(x, y)
+    assert info.accepted
+    d = (net.params - theta).astype(float)
+    A = B + 0.3 * np.diag(B.diagonal())
+    eps = np.finfo(dtype).eps
+    wanted = -np.linalg.solve(A, g.astype(float))
+    # differences of parameters of size 1 in the float type
+    assert np.abs(d - wanted).max() <= 50 * eps * max(1.0, np.abs(theta).max())
+    predicted = g @ wanted + 0.5 * wanted @ A @ wanted
+    change = info.new_loss - loss
+    # the change of the loss is a difference of numbers of size 1
+    assert info.reduction_ratio == pytest.approx(
+        change / predicted, rel=float(100 * eps / abs(change))
+    )
+
+
+def test_steps_do_not_depend_on_the_scale_of_inputs():
+    """With the diagonal; not with I. Dead inputs do no harm."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((60, 3))
+    x[:, 2] = 0.0  # whose weights have no curvature
+    y = np.tanh(x[:, :1] - x[:, 1:2])
+    scales = np.array([1.0, 128.0, 1.0])
+    outputs = {}
+    for scaling in ("diagonal", "identity"):
+        for factor in (np.ones(3), scales):
+            net = ng.MLP([3, 4, 1], dtype="float64", seed=0)
+            net.weights[0][...] /= factor
+            opt = ng.NaturalGradient(
+                net, "squared_error", solver=ng.solvers.Dense(scaling=scaling), momentum=False
+            )
+            for _ in range(3):
+                assert opt.step(x * factor, y).accepted
+            outputs[scaling, factor[1]] = net(x * factor)
+    same = outputs["diagonal", 1.0] - outputs["diagonal", 128.0]
+    assert np.abs(same).max() < 1e-10  # rounding of three solves in float64
+    assert np.abs(outputs["identity", 1.0] - outputs["identity", 128.0]).max() > 1e-3
+
+
+def test_scaled_matrices():
+    rng = np.random.default_rng(0)
+    A = rng.standard_normal((70, 70))
+    A = A @ A.T
+    dense = ng.DenseMatrix(A)
+    scales = rng.uniform(0.1, 10.0, 70)
+    other = dense.scaled(scales)
+    assert np.allclose(other.to_dense(), scales[:, None] * A * scales, rtol=1e-14)
+    assert np.array_equal(dense.to_dense(), A)
+    for wrong in (np.ones(69), np.full(70, np.nan)):
+        with pytest.raises(ValueError, match="scales must be"):
+            dense.scaled(wrong)

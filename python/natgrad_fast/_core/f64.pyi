@@ -214,9 +214,17 @@ class DenseMatrix(LinearOperator):
         """
         Formed in blocks of cases, its shift included.
         """
+    def diagonal(self) -> numpy.typing.NDArray[numpy.float64]:
+        """
+        Diagonal (P,) of A, in float64.
+        """
     def eigenvalues(self) -> list[float]:
         """
         Ascending.
+        """
+    def scaled(self, scales: numpy.ndarray) -> DenseMatrix:
+        """
+        S A S for the diagonal S (P,).
         """
     def solve(self, shift: typing.SupportsFloat | typing.SupportsIndex, method: str, b: numpy.ndarray) -> tuple[numpy.typing.NDArray[numpy.float64], list[tuple[float, float, float, bool]], str, int, int, int]:
         """

@@ -117,7 +117,24 @@ class DenseMatrix(Operator):
 
     def diagonal(self) -> Array:
         """Diagonal (P,) of A."""
-        return self.to_dense().diagonal().copy()
+        return self.core.diagonal().astype(self.dtype)
+
+    def scaled(self, scales: NDArray[np.float64]) -> DenseMatrix:
+        """Return S A S for the diagonal S of `scales` (P,), formed in float64.
+
+        Parameters
+        ----------
+        scales : (P,) float64 array
+        """
+        scales = np.ascontiguousarray(scales, np.float64)
+        if scales.shape != self.shape[:1] or not np.isfinite(scales).all():
+            raise ValueError(
+                f"scales must be ({self.shape[0]},) and finite, got shape {scales.shape}"
+            )
+        other = DenseMatrix.__new__(DenseMatrix)
+        vars(other).update(vars(self))
+        other.core = self.core.scaled(scales)
+        return other
 
     def eigenvalues(self) -> NDArray[np.float64]:
         """Eigenvalues (P,) of A, ascending; its eigenvectors are computed and kept.

@@ -53,7 +53,14 @@ class StepSolver:
     ----------
     keeps_iterates : bool
         Whether `direction` gives earlier iterates.
+    metric : (P,) array or None
+        D^2 where the last `direction` solved (B + damping D^2) x = g.
     """
+
+    @property
+    def metric(self) -> Array | None:
+        """Diagonal (P,) of what damping multiplied in the last `direction`; None for I."""
+        return None
 
     @property
     def keeps_iterates(self) -> bool:

@@ -17,7 +17,8 @@ __all__ = ["Update", "as_momentum", "rescale"]
 class Update(NamedTuple):
     """A step d (P,) = learning_rate D + momentum d_prev, and how the model sees it.
 
-    `change` is M(d) - M(0) of the damped model, `square` is |d|^2.
+    `change` is M(d) - M(0) of the damped model, `square` is |d|^2, and `penalty` is d'D^2 d, what
+    the damping multiplies in the model.
     """
 
     d: Array
@@ -25,6 +26,7 @@ class Update(NamedTuple):
     momentum: float
     change: float
     square: float
+    penalty: float = 0.0
 
     def scaled(self, factor: float) -> Update:
         """The step times a factor; `change` remains that of the whole step."""
@@ -33,6 +35,7 @@ class Update(NamedTuple):
             learning_rate=factor * self.learning_rate,
             momentum=factor * self.momentum,
             square=factor**2 * self.square,
+            penalty=factor**2 * self.penalty,
         )
 
 
@@ -44,10 +47,11 @@ def rescale(
     damping: float,
     *,
     fixed: bool,
+    metric: Array | None = None,
 ) -> Update:
     """Combine a direction and the last step.
 
-    With A = B + l2 I + damping I, D = `direction` and d_prev = `last`:
+    With A = B + l2 I + damping `metric`, D = `direction` and d_prev = `last`:
 
         [alpha; mu] = -[D'AD  D'Ad_prev; d_prev'AD  d_prev'Ad_prev]^+ [g'D; g'd_prev]
         M(d) - M(0) = g'd + d'Ad / 2
@@ -62,6 +66,8 @@ def rescale(
     damping : float
     fixed : bool
         Whether alpha = 1 and mu = 0 are given, and only the model is asked.
+    metric : (P,) array, optional
+        A diagonal; I by default.
 
     Returns
     -------
@@ -74,21 +80,25 @@ def rescale(
     """
     threads, scalar = matrix.num_threads, direction.dtype.type
     slope, square = dot(gradient, direction, threads), dot(direction, direction, threads)
+    weighted = direction if metric is None else metric * direction
+    penalty = dot(weighted, direction, threads)
     if last is None or fixed:
-        form = matrix.quadratic_form(direction) + damping * square
+        form = matrix.quadratic_form(direction) + damping * penalty
         if not (math.isfinite(form) and math.isfinite(slope)):
-            return Update(direction, 1.0, 0.0, math.nan, square)
+            return Update(direction, 1.0, 0.0, math.nan, square, penalty)
         rate = 1.0 if fixed else (-slope / form if form != 0.0 else 0.0)
         change = rate * slope + 0.5 * rate * rate * form
         d = scalar(rate) * direction
-        return Update(d, rate, 0.0, change, dot(d, d, threads))
+        return Update(d, rate, 0.0, change, dot(d, d, threads), rate * rate * penalty)
     vv, vw, ww = matrix.quadratic_forms(direction, last)
-    vv += damping * square
-    vw += damping * dot(direction, last, threads)
-    ww += damping * dot(last, last, threads)
+    mixed = dot(weighted, last, threads)
+    other = dot(last if metric is None else metric * last, last, threads)
+    vv += damping * penalty
+    vw += damping * mixed
+    ww += damping * other
     last_slope = dot(gradient, last, threads)
     if not all(map(math.isfinite, (vv, vw, ww, slope, last_slope))):
-        return Update(direction, 1.0, 0.0, math.nan, square)
+        return Update(direction, 1.0, 0.0, math.nan, square, penalty)
     # Cut-off: below the rounding errors of the quadratic forms the directions are parallel.
     cutoff = float(np.finfo(direction.dtype).eps)
     rate, momentum = _solve_symmetric(vv, vw, ww, -slope, -last_slope, cutoff)
@@ -96,7 +106,8 @@ def rescale(
     change += 0.5 * (rate * rate * vv + 2.0 * rate * momentum * vw + momentum * momentum * ww)
     d = scalar(rate) * direction
     d += scalar(momentum) * last
-    return Update(d, rate, momentum, change, dot(d, d, threads))
+    penalty = rate * rate * penalty + 2.0 * rate * momentum * mixed + momentum * momentum * other
+    return Update(d, rate, momentum, change, dot(d, d, threads), penalty)
 
 
 def _solve_symmetric(

@@ -175,7 +175,10 @@ class Trials:
         batch = self.cases.batch
         params = batch.net.params
         chosen = backtrack(direction, params, self.cases.backtracking.value)
-        update = rescale(self.matrix, self.gradient, -chosen.x, self.last, damping, fixed=fixed)
+        metric = self.solver.metric
+        update = rescale(
+            self.matrix, self.gradient, -chosen.x, self.last, damping, fixed=fixed, metric=metric
+        )
         candidate = params + update.d
         new_loss = batch.value(candidate)
         self.evaluations += chosen.evaluations + 1
@@ -186,7 +189,7 @@ class Trials:
             damping=damping,
             params=candidate,
             new_loss=new_loss,
-            change=update.change - 0.5 * damping * update.square,
+            change=update.change - 0.5 * damping * update.penalty,
             solve=direction.info,
             skipped=chosen.skipped,
             at_rounding=math.isfinite(new_loss) and is_rounding,
