@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import math
@@ -21,6 +22,7 @@ from . import report
 from .problems import BY_NAME, PROBLEMS, Problem
 
 SEEDS, QUICK_SEEDS = 5, 2
+WARM_UP = 0.5  # seconds
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -58,12 +60,15 @@ def one_run(job: dict[str, Any]) -> dict[str, Any]:
         data = problem.load()
         for module in contestant.imports:  # before the clock runs
             importlib.import_module(module)
-        net = problem.net(job["seed"])
-        clock = who.Clock(problem, data, net, job["seconds"])
-        try:
-            contestant.run(problem, data, net, clock, job["setting"], job["seed"], job["threads"])
-        except who.OutOfTime:
-            pass
+        # What a process does once (threads, imports, compilation) is not training: a first run of
+        # the same on other weights goes before.
+        for seconds in (min(WARM_UP, job["seconds"]), job["seconds"]):
+            net = problem.net(job["seed"])
+            clock = who.Clock(problem, data, net, seconds)
+            with contextlib.suppress(who.OutOfTime):
+                contestant.run(
+                    problem, data, net, clock, job["setting"], job["seed"], job["threads"]
+                )
         return {**job, "points": clock.points}
     except Exception as error:
         return {**job, "points": [], "failure": f"{type(error).__name__}: {error}"}
