@@ -157,7 +157,7 @@ def draw_surface(figure: Any, fits: list[Fit]) -> None:
         missed = fit.net(places) - wanted
         shown = axis.imshow(missed.reshape(GRID, GRID), cmap="PuOr", **span)
         figure.colorbar(shown, ax=axis, shrink=0.7, format="%.0e")
-        axis.set_title(f"error of {fit.name}", fontsize=10)
+        axis.set_title(f"error of {fit.name.split(',')[0]}", fontsize=10)
     for axis in axes[1:]:
         axis.set(xticks=(), yticks=())
     figure.suptitle(f"A smooth function, net {'-'.join(map(str, SIZES))}, float64", fontsize=13)
