@@ -249,3 +249,9 @@ def test_stub_is_up_to_date(tmp_path):
     committed |= {p.relative_to(base): p.read_text() for p in base.rglob("_cpu.pyi")}
     assert made == committed, "run `make stubs`"
     assert (ROOT / "python" / "natgrad_fast" / "py.typed").is_file()
+
+
+def test_test_files_have_names_of_their_own():
+    """pytest imports them by their name alone."""
+    names = [path.name for path in ROOT.glob("tests/**/test_*.py")]
+    assert sorted(names) == sorted(set(names))

@@ -12,7 +12,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,18 @@ def jobs(args: argparse.Namespace, problem: Problem) -> list[dict[str, Any]]:
     return found
 
 
+@contextlib.contextmanager
+def inherited(variables: dict[str, str]) -> Iterator[None]:
+    """Within it, processes are started with this environment."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """All runs, one after the other."""
     named = [BY_NAME[name] for name in args.problems] if args.problems else PROBLEMS
@@ -109,13 +121,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "missing": [c.name for c in who.CONTESTANTS if not c.is_there],
     }
     context = multiprocessing.get_context("spawn")
-    os.environ.update(machine.thread_environment(args.threads))
     for problem in chosen:
         todo = jobs(args, problem)
         kept = []
         for job in todo:
             start = time.perf_counter()
-            with context.Pool(1) as pool:
+            with inherited(machine.thread_environment(args.threads)), context.Pool(1) as pool:
                 run = pool.apply(one_run, (job,))
             took = time.perf_counter() - start
             last = run["points"][-1] if run["points"] else (math.nan, math.nan)
