@@ -90,10 +90,12 @@ def test_ours_is_the_worst_seed_and_others_the_best_setting(tmp_path):
 
 def test_the_command_writes_its_report(tmp_path, capsys):
     output = tmp_path / "out"
+    environment = dict(os.environ)
     words = ["--problems", "sinc", "--contestants", "natgrad_fast", "--seeds", "1"]
     assert (
         training.main([*words, "--seconds", "0.05", "--threads", "1", "--output", str(output)]) == 0
     )
+    assert dict(os.environ) == environment
     result = json.loads(output.with_suffix(".json").read_text())
     assert result["runs"][0]["points"][-1][1] < 1e-3
     assert np.isfinite(result["runs"][0]["points"][-1][0])
