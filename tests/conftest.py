@@ -42,6 +42,8 @@ TOLERANCES = {
 # Folders whose tests stand on rounding: they run under other BLAS kernels and instruction sets too
 # (tools/numerics.py).
 NUMERICS = {"linear", "preconditioners", "solvers"}
+# Runs in the core alone, whatever BLAS there is.
+NOT_NUMERICS = {"test_rows.py"}
 
 
 def pytest_addoption(parser):
@@ -51,7 +53,7 @@ def pytest_addoption(parser):
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if item.path.parent.name in NUMERICS:
+        if item.path.parent.name in NUMERICS and item.path.name not in NOT_NUMERICS:
             item.add_marker(pytest.mark.numerics)
 
 
