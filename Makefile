@@ -39,8 +39,8 @@ demo: $(VENV)/.demo  ## train on handwritten digits, beside scikit-learn's MLPCl
 test: $(VENV)/.test  ## the test suite; options: ARGS="-k cg -x", WHEEL=dist/*.whl to test that one
 	$(BIN)/pytest $(SHARED) $(ARGS)
 
-test-numerics: $(VENV)/.test  ## the tests that stand on rounding, as other processors would run them
-	$(BIN)/python tools/numerics.py $(SHARED) $(ARGS)
+test-numerics: $(VENV)/.test  ## the tests that stand on rounding, as other processors would run them; or KERNELS=Haswell
+	$(BIN)/python tools/numerics.py $(if $(KERNELS),--only $(KERNELS)) $(SHARED) $(ARGS)
 
 lint: $(VENV)/.lint  ## ruff, mypy --strict and clang-format, nothing is changed
 	$(BIN)/ruff check

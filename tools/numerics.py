@@ -22,11 +22,16 @@ COMBINATIONS = (
 
 
 def main(arguments: list[str]) -> int:
-    """Run pytest once for each combination; the exit code is that of the first failure."""
+    """Run pytest once for each combination, or for ``--only KERNELS``; the first failure's code."""
     config = ng.show_config()
     here = {isa.removeprefix("x86-64-") for isa in config["isa_built"]}
     here &= {isa.removeprefix("x86-64-") for isa in config["isa_supported"]}
+    only = ""
+    if arguments[:1] == ["--only"]:
+        only, arguments = arguments[1], arguments[2:]
     for kernels, isa, threads in COMBINATIONS:
+        if only not in ("", kernels):
+            continue
         changed = {"OPENBLAS_CORETYPE": kernels, "OMP_NUM_THREADS": threads}
         if isa in here:
             changed["NATGRAD_FAST_ISA"] = isa
