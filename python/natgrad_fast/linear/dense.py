@@ -16,7 +16,7 @@ from ..operators.base import Operator
 from ..operators.dense import DenseMatrix
 from ..operators.linear_map import as_linear_map
 from .results import BlockSolveResult, MultishiftResult, SolveResult, Status
-from .right_hand_side import as_damping_values
+from .right_hand_side import as_damping_values, check_one_damping
 
 __all__ = ["DenseMatrix", "dense_solve", "solve_rows"]
 
@@ -43,11 +43,8 @@ def _solve(
     dampings, is_scalar = as_damping_values(damping)
     size, dtype = _size_and_dtype(A)
     rows, is_block = as_right_hand_sides(g, "g", size, dtype)
-    if is_block and not is_scalar:
-        raise ValueError(
-            f"several dampings go with a single g (P,), got K = {len(rows)} columns: "
-            "solve for one damping after the other"
-        )
+    if is_block:
+        check_one_damping(is_scalar, len(rows), "g (P,)")
     if chosen == "auto":
         chosen = "cholesky" if len(dampings) < _CHOLESKYS_PER_EIGH else "eigh"
     dense = A if isinstance(A, DenseMatrix) else DenseMatrix(A, num_threads=num_threads)
@@ -65,14 +62,7 @@ def _solve(
         return BlockSolveResult.of(results, time.perf_counter() - start)
     if is_scalar:
         return results[0]
-    return MultishiftResult(
-        x=np.stack([result.x for result in results], axis=1),
-        columns=tuple(results),
-        matvecs=sum(result.matvecs for result in results),
-        seconds=time.perf_counter() - start,
-        flops=sum(result.flops for result in results),
-        dampings=dampings,
-    )
+    return MultishiftResult.of_dampings(results, dampings, time.perf_counter() - start)
 
 
 DenseMatrix.solve = _solve

@@ -298,6 +298,20 @@ class MultishiftResult(BlockCGResult):
 
     dampings: NDArray[np.float64]
 
+    @classmethod
+    def of_dampings(
+        cls, results: Sequence[SolveResult], dampings: NDArray[np.float64], seconds: float
+    ) -> MultishiftResult:
+        """Results of solves for one damping after the other, as many as there are."""
+        return cls(
+            x=np.stack([result.x for result in results], axis=1),
+            columns=tuple(results),
+            matvecs=sum(result.matvecs for result in results),
+            seconds=seconds,
+            flops=sum(result.flops for result in results),
+            dampings=dampings[: len(results)],
+        )
+
 
 def solve_flops(matvecs: int, flops_per_product: float, vector_flops: float) -> float:
     """Flops of a solve: products and vector operations."""

@@ -13,7 +13,7 @@ from .._typing import Array, Callback
 from ..operators.curvature import EmpiricalFisher, GaussNewtonMatrix
 from ..operators.sample_space import SampleSpace
 
-__all__ = ["RightHandSide", "as_damping_values", "in_units", "power_of_two"]
+__all__ = ["RightHandSide", "as_damping_values", "check_one_damping", "in_units", "power_of_two"]
 
 
 class RightHandSide:
@@ -110,6 +110,15 @@ def _exponent(g: Array) -> int:
     exponent = int(np.frexp(np.abs(g).max())[1])
     ordinary = np.finfo(g.dtype).maxexp // 4
     return exponent if g.any() and abs(exponent) > ordinary else 0
+
+
+def check_one_damping(is_scalar: bool, count: int, what: str) -> None:
+    """Raise ValueError where several dampings meet a block of right-hand sides."""
+    if not is_scalar:
+        raise ValueError(
+            f"several dampings go with a single {what}, got K = {count} columns: "
+            "solve for one damping after the other"
+        )
 
 
 def as_damping_values(damping: ArrayLike) -> tuple[NDArray[np.float64], bool]:

@@ -22,7 +22,7 @@ from .results import (
     RowsSolveResult,
     Status,
 )
-from .right_hand_side import as_damping_values, in_units, power_of_two
+from .right_hand_side import as_damping_values, check_one_damping, in_units, power_of_two
 
 __all__ = ["rows_solve"]
 
@@ -62,11 +62,8 @@ def rows_solve(
         raise TypeError(f"real_solution must be True or False, got {real_solution!r}")
     matrix = Rows(rows, weights=weights, center=center, num_threads=num_threads)
     sides, exponents, is_block = _as_sides(rhs, matrix, center)
-    if is_block and not is_scalar:
-        raise ValueError(
-            f"several dampings go with a single rhs (n,), got K = {len(sides)} columns: "
-            "solve for one damping after the other"
-        )
+    if is_block:
+        check_one_damping(is_scalar, len(sides), "rhs (n,)")
     if chosen == "auto":
         few = len(dampings) < _CHOLESKYS_PER_EIGH and matrix.size > _CHEAP_EIGH
         chosen = "cholesky" if few else "eigh"
@@ -77,14 +74,7 @@ def rows_solve(
         return BlockSolveResult.of(results, time.perf_counter() - start)
     if is_scalar:
         return results[0]
-    return MultishiftResult(
-        x=np.stack([result.x for result in results], axis=1),
-        columns=tuple(results),
-        matvecs=sum(result.matvecs for result in results),
-        seconds=time.perf_counter() - start,
-        flops=sum(result.flops for result in results),
-        dampings=dampings,
-    )
+    return MultishiftResult.of_dampings(results, dampings, time.perf_counter() - start)
 
 
 def _as_sides(rhs: ArrayLike, rows: Rows, center: bool) -> tuple[Array, list[int], bool]:
@@ -269,10 +259,10 @@ class _RowsSolve:
         norms, sides, quadratics = self._gradients(left, x)
         tolerances = self._tolerances(sides)
         for _ in range(_REFINEMENTS):
-            todo = np.flatnonzero(norms > tolerances)
-            if len(todo) == 0:
+            pending = np.flatnonzero(norms > tolerances)
+            if len(pending) == 0:
                 break
-            correction = self._correct(todo, left - self._shifts[:, None] * a)
+            correction = self._correct(pending, left - self._shifts[:, None] * a)
             candidate = x.copy()
             rest = self._right - self._scales[:, None] * self._add(correction, candidate)
             new_norms, _, new_quadratics = self._gradients(rest, candidate)
@@ -286,11 +276,11 @@ class _RowsSolve:
         self.x, self.norms, self.sides_norms, self.quadratics = x, norms, sides, quadratics
         self.tolerances = tolerances
 
-    def _correct(self, todo: NDArray[np.intp], left: Array) -> Array:
+    def _correct(self, pending: NDArray[np.intp], left: Array) -> Array:
         """Corrections of a', 0 for the columns that need none."""
         correction = np.zeros_like(left)
         shifts = [(c.shift, c.shift_exponent) for c in self.columns]
-        for (shift, exponent), group in itertools.groupby(todo, key=shifts.__getitem__):
+        for (shift, exponent), group in itertools.groupby(pending, key=shifts.__getitem__):
             some = list(group)
             correction[some] = self._solve_kernel(left[some], shift, exponent)[0]
         return correction

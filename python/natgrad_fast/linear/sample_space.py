@@ -31,7 +31,7 @@ from .results import (
     SolveResult,
     Status,
 )
-from .right_hand_side import RightHandSide, as_damping_values, power_of_two
+from .right_hand_side import RightHandSide, as_damping_values, check_one_damping, power_of_two
 
 __all__ = ["SampleSpace", "solve_space"]
 
@@ -78,11 +78,7 @@ def solve_space(
     if rows is not None and is_block:
         if y is not None:
             raise ValueError(f"y is the origin of a single g (P,), got K = {len(rows)} columns")
-        if not is_scalar:
-            raise ValueError(
-                f"several dampings go with a single g (P,), got K = {len(rows)} columns: "
-                "solve for one damping after the other"
-            )
+        check_one_damping(is_scalar, len(rows), "g (P,)")
         sides = [RightHandSide(space, row, None) for row in rows]
         columns = _solve_columns(
             sides, lambda side, call: begin(side, float(dampings[0]), call), callback
@@ -97,14 +93,7 @@ def solve_space(
             break
     if is_scalar:
         return results[0]
-    return MultishiftResult(
-        x=np.stack([result.x for result in results], axis=1),
-        columns=tuple(results),
-        matvecs=sum(result.matvecs for result in results),
-        seconds=time.perf_counter() - start,
-        flops=sum(result.flops for result in results),
-        dampings=dampings[: len(results)],
-    )
+    return MultishiftResult.of_dampings(results, dampings, time.perf_counter() - start)
 
 
 SampleSpace.solve = solve_space
