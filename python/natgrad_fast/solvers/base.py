@@ -19,7 +19,7 @@ from ..model.mlp import MLP
 from ..operators.base import Operator
 from ..operators.dense import DenseMatrix
 
-__all__ = ["Direction", "StepSolver", "boundary_solution"]
+__all__ = ["Direction", "StepSolver"]
 
 # Of the radius: how near |x| has to come; iterations of the search for it.
 CLOSENESS, MOST_ITERATIONS = 0.1, 25
@@ -141,7 +141,7 @@ class StepSolver:
         Newton's method on 1 / |x(damping)| = 1 / radius (Moré & Sorensen 1983), of which an
         iteration costs one `refresh` and two calls of `direction`.
         """
-        return boundary_solution(self, matrix, g, radius, damping)
+        return _boundary_solution(self, matrix, g, radius, damping)
 
     def eigenvalues(self, matrix: Operator) -> NDArray[np.float64]:
         """Eigenvalues (P,) of the matrix of `direction`, ascending; formed for it by default."""
@@ -165,7 +165,7 @@ class StepSolver:
         StateReader(state, "state", ())
 
 
-def boundary_solution(
+def _boundary_solution(
     solver: StepSolver, matrix: Operator, g: Array, radius: float, damping: float
 ) -> tuple[Direction, float]:
     """The way of `StepSolver.within`."""

@@ -21,11 +21,12 @@ from ..operators import EmpiricalFisher, Fisher
 from ..operators.base import Operator
 from ..operators.curvature import GaussNewtonMatrix
 from .base import Direction, StepSolver
+from .dense import MOST_CHOLESKYS
 
 __all__ = ["SampleSpace"]
 
-# Dampings of a step up to which each is factorised by itself, and the largest kernel that is.
-MOST_CHOLESKYS, LARGEST_FORMED = 3, 4096
+# The largest kernel that is formed without being asked for.
+LARGEST_FORMED = 4096
 KERNELS = ("exact", "sampled", "empirical")
 
 

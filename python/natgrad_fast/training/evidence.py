@@ -86,7 +86,7 @@ class BayesianRegularization:
         Parameters
         ----------
         batch : Batch
-            Of all cases, with the l2 of the step.
+            Whose objective `loss` is, with the l2 of the step.
         eigenvalues : (P,) float64 array
             Of the curvature matrix, l2 included.
         loss : float

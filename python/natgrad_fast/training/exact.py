@@ -107,7 +107,7 @@ class ExactSteps:
         found = Evidence(batch.decay.weights, last)
         if self.evidence is not None and accepted:
             found = self.evidence.measured(
-                curvature, self.solver.eigenvalues(matrix), trial.new_loss, trial.params
+                batch, self.solver.eigenvalues(matrix), trial.new_loss, trial.params
             )
         self.solver.accepted(accepted)
         info = self._record(

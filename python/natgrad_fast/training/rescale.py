@@ -81,7 +81,7 @@ def rescale(
     threads, scalar = matrix.num_threads, direction.dtype.type
     slope, square = dot(gradient, direction, threads), dot(direction, direction, threads)
     weighted = direction if metric is None else metric * direction
-    penalty = dot(weighted, direction, threads)
+    penalty = square if metric is None else dot(weighted, direction, threads)
     if last is None or fixed:
         form = matrix.quadratic_form(direction) + damping * penalty
         if not (math.isfinite(form) and math.isfinite(slope)):

@@ -77,8 +77,9 @@ class TrustRegion(_Bounded):
     """The step minimises the undamped model over |d| <= radius (Moré & Sorensen 1983).
 
     The damping follows from the radius: by conjugate gradients that end at the boundary (Steihaug
-    1983) for ``solvers.CG``, else by Newton's method on 1 / |d(damping)| = 1 / radius, where
-    ``solvers.Dense`` and ``solvers.SampleSpace`` factorise once for several of its iterations.
+    1983) for ``solvers.CG``, else by Newton's method on 1 / |d(damping)| = 1 / radius, whose
+    iterations cost a factorisation each; ``solvers.Dense`` and ``solvers.SampleSpace`` keep
+    eigenvectors from the fourth on.
 
     Parameters
     ----------
