@@ -1,12 +1,13 @@
 """Run the numerically sensitive tests as other processors would: other kernels, instruction sets.
 
 OpenBLAS chooses its kernels, and so the rounding of NumPy's products, by the processor, as this
-package chooses its instruction set. `python tools/numerics.py [PYTEST ARGUMENTS]` runs the tests
-marked `numerics` under each combination below that can be had here.
+package chooses its instruction set. `python tools/numerics.py [--only KERNELS] [PYTEST ARGUMENTS]`
+runs the tests marked `numerics` under each combination below that can be had here, or under one.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -26,11 +27,11 @@ def main(arguments: list[str]) -> int:
     config = ng.show_config()
     here = {isa.removeprefix("x86-64-") for isa in config["isa_built"]}
     here &= {isa.removeprefix("x86-64-") for isa in config["isa_supported"]}
-    only = ""
-    if arguments[:1] == ["--only"]:
-        only, arguments = arguments[1], arguments[2:]
+    parser = argparse.ArgumentParser(prog="tools/numerics.py", allow_abbrev=False)
+    parser.add_argument("--only", choices=[kernels for kernels, _, _ in COMBINATIONS])
+    args, arguments = parser.parse_known_args(arguments)
     for kernels, isa, threads in COMBINATIONS:
-        if only not in ("", kernels):
+        if args.only not in (None, kernels):
             continue
         changed = {"OPENBLAS_CORETYPE": kernels, "OMP_NUM_THREADS": threads}
         if isa in here:

@@ -122,9 +122,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     }
     context = multiprocessing.get_context("spawn")
     for problem in chosen:
-        todo = jobs(args, problem)
+        planned = jobs(args, problem)
         kept = []
-        for job in todo:
+        for job in planned:
             start = time.perf_counter()
             with inherited(machine.thread_environment(args.threads)), context.Pool(1) as pool:
                 run = pool.apply(one_run, (job,))
@@ -142,7 +142,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             what = f"{'-'.join(map(str, problem.sizes))}, {problem.loss}, l2 {problem.l2:g}"
             result["problems"].append(
                 {"name": problem.name, "what": what, "goal": problem.goal,
-                 "seconds": todo[0]["seconds"]}
+                 "seconds": planned[0]["seconds"]}
             )  # fmt: skip
             result["runs"] += kept
     return result
