@@ -44,7 +44,7 @@ LAYERS = [
     {"linear"},
     {"solvers"},
     {"training"},
-    {"io", "studies", "sklearn", "plots"},
+    {"io", "laplace", "studies", "sklearn", "plots"},
     {"cli"},
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}

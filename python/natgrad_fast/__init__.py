@@ -5,6 +5,9 @@ inputs), K vectors at once. Arrays are in C order; blocks of vectors are (P, K).
 curvature are means over cases; damping is absolute: B + damping * I.
 """
 
+import importlib
+from types import ModuleType
+
 from . import datasets, losses, solvers
 from ._core import __version__
 from .config import default_num_threads, release_memory, show_config
@@ -116,3 +119,23 @@ __all__ = [
     "value",
     "value_and_grad",
 ]
+
+# What needs an extra is imported when it is first used: `ng.sklearn`, `ng.torch`.
+_ON_DEMAND = {
+    "onnx": ".io.onnx",
+    "plots": ".plots",
+    "sklearn": ".sklearn",
+    "torch": ".io.torch",
+}
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Import a module on demand."""
+    if name in _ON_DEMAND:
+        return importlib.import_module(_ON_DEMAND[name], __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Names, those of modules on demand included."""
+    return sorted({*globals(), *_ON_DEMAND})
