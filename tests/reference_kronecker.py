@@ -69,6 +69,22 @@ def kfac_factors(layer):
     return np.einsum("i,irs->rs", layer.weights, layer.curvature), a_moment
 
 
+def kl_factors(layer, left, right):
+    """G and A of F_l ~ G (x) A, weighed by the metrics `left` (d, d) and `right` (n, n).
+
+    With left = G^-1 and right = A^-1 it is a step of the maximum-likelihood iteration,
+    A = E[tr(G^-1 Gam) a a'] / d and G = E[(a'A^-1 a) Gam] / n, brought to the scale at which the
+    likelihood of N(0, G (x) A) is largest for the metrics' shapes.
+    """
+    a, gam, w = layer.inputs, layer.curvature, layer.weights
+    of_inputs = np.einsum("ip,pq,iq->i", a, right, a)
+    of_outputs = np.einsum("rs,isr->i", left, gam)
+    sigma = w @ (of_inputs * of_outputs)
+    a_moment = np.einsum("i,ip,iq->pq", w * of_outputs, a, a)
+    g_moment = np.einsum("i,irs->rs", w * of_inputs, gam)
+    return g_moment, a_moment / (sigma or 1.0)
+
+
 def tkfac_factors(layer):
     """delta, Psi and Phi of F_l ~ delta Psi (x) Phi."""
     a, gam, w = layer.inputs, layer.curvature, layer.weights

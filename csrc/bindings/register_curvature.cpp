@@ -115,7 +115,34 @@ void register_objective(py::module_& m) {
           py::arg("linearization"),
           py::kw_only(),
           py::arg("l2"),
-          "h and dh/dparams (P,) at the params of the linearisation.");
+          "h and dh/dparams (P,) at the params of the linearisation.")
+      .def(
+          "value_and_gradients",
+          [](const Obj& h, Linearization<T>& lin, const Pair& l2, Index part) {
+            check(lin.num_cases() == h.num_cases(),
+                  "y has ",
+                  h.num_cases(),
+                  " cases, X has ",
+                  lin.num_cases());
+            const Index size = lin.net().num_params;
+            auto g = out<T>({size}), first = out<T>({size}), second = out<T>({size});
+            T *g_data = g.mutable_data(), *first_data = first.mutable_data();
+            T* second_data = second.mutable_data();
+            double value = 0;
+            {
+              py::gil_scoped_release release;
+              value =
+                  h.value_and_gradients(lin, shift_of(l2), part, g_data, first_data, second_data);
+            }
+            return py::make_tuple(value, g, first, second);
+          },
+          py::arg("linearization"),
+          py::kw_only(),
+          py::arg("l2"),
+          py::arg("part"),
+          "h, dh/dparams (P,), and the gradients of the first `part` cases, a multiple of 32, and "
+          "of "
+          "the others.");
 }
 
 template <class T>

@@ -36,13 +36,19 @@ const char* update(KroneckerFactors<T>& factors,
                    Index num_samples,
                    std::uint64_t seed,
                    const py::object& weights,
+                   Index num_cases,
                    KroneckerUpdate options) {
-  const CaseWeights<T> case_w = case_weights<T>(lin.num_cases(), weights);
-  options.weight = static_cast<double>(lin.num_cases());
+  check(num_cases >= 1 && num_cases <= lin.num_cases(),
+        "num_cases must be in 1 .. ",
+        lin.num_cases(),
+        ", got ",
+        num_cases);
+  const CaseWeights<T> case_w = case_weights<T>(num_cases, weights);
+  options.weight = static_cast<double>(num_cases);
   if (!weights.is_none()) {
     const py::array array = weights.cast<py::array>();
-    const double* data = in_shape<double>(array, "sample_weight", {lin.num_cases()});
-    options.weight = std::accumulate(data, data + lin.num_cases(), 0.0);
+    const double* data = in_shape<double>(array, "sample_weight", {num_cases});
+    options.weight = std::accumulate(data, data + num_cases, 0.0);
   }
   const py::gil_scoped_release release;
   OutputMatrices<T> output(
@@ -177,9 +183,11 @@ void register_kronecker(py::module_& m) {
              Index num_samples,
              std::uint64_t seed,
              const py::object& weights,
+             Index num_cases,
              double decay,
              Index num_updates) {
-            return update<T>(op, lin, loss, num_samples, seed, weights, {num_updates, 0.0, decay});
+            return update<T>(
+                op, lin, loss, num_samples, seed, weights, num_cases, {num_updates, 0.0, decay});
           },
           py::arg("linearization"),
           py::arg("loss"),
@@ -187,9 +195,11 @@ void register_kronecker(py::module_& m) {
           py::arg("num_samples"),
           py::arg("seed"),
           py::arg("weights"),
+          py::arg("num_cases"),
           py::arg("decay"),
           py::arg("num_updates"),
-          "Moving averages of the moments; num_samples 0 for the exact Fisher matrix. 'done', "
+          "Moving averages of the moments of the first cases of a linearisation, which `weights` "
+          "are of; num_samples 0 for the exact Fisher matrix. 'done', "
           "'not_finite' if a moment of the batch is not finite, 'outrun' if there were not "
           "num_updates of them before.")
       .def("refresh",

@@ -39,6 +39,8 @@ KroneckerFactors<T>::KroneckerFactors(const Architecture& net, const KroneckerOp
       moments_(net, uses_traces() ? MomentWeighting::traces : MomentWeighting::cases),
       scratch_(net, options.num_threads) {
   check(options.basis_period >= 1, "basis_period must be >= 1, got ", options.basis_period);
+  check(options.kind != KroneckerKind::kl || options.damping != KroneckerDamping::exact,
+        "kl needs inverses of its factors, which exact damping does not have");
 } catch (const std::bad_alloc&) {
   throw_out_of_memory(net, "hold");
 }
@@ -86,7 +88,9 @@ UpdateStatus KroneckerFactors<T>::update(Linearization<T>& lin,
   const std::lock_guard lock(mutex_);
   check_net(lin.net());
   if (options.num_updates != data_.num_updates) return UpdateStatus::outrun;
-  if (!moments_.measure_factors(lin, output, weights)) return UpdateStatus::not_finite;
+  const std::vector<LayerBasis<T>> metrics = make_metrics();
+  if (!moments_.measure_factors(lin, output, weights, metrics.empty() ? nullptr : &metrics))
+    return UpdateStatus::not_finite;
   const double old = remembered_weight(data_.num_updates, data_.weight, options.decay);
   const double keep = old > 0.0 ? 1.0 / (1.0 + options.weight / old) : 0.0;
   Moments<T>& batch = moments_.sums();
@@ -168,6 +172,18 @@ std::vector<LayerBasis<T>> KroneckerFactors<T>::make_bases(const Moments<T>& m,
     bases.emplace_back(std::move(inputs[l]), std::move(outputs[l]));
   values = std::move(spectra);
   return bases;
+}
+
+template <class T>
+std::vector<LayerBasis<T>> KroneckerFactors<T>::make_metrics() const {
+  std::vector<LayerBasis<T>> metrics;
+  if (options_.kind != KroneckerKind::kl || !data_.inverse) return metrics;
+  for (const KroneckerPair<T>& pair : data_.inverse->factors()) {
+    Matrix<T> left(pair.left.rows, pair.left.cols, pair.left.ld);
+    std::copy_n(pair.left.data.data(), left.data.size(), left.data.data());
+    metrics.emplace_back(unpack_columns(pair.right), std::move(left));
+  }
+  return metrics;
 }
 
 // The averages S, in other bases.

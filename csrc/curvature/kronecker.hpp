@@ -4,6 +4,9 @@
 //   kfac     F_l ~ G (x) A              (Martens & Grosse, arXiv 1503.05671)
 //   tkfac    F_l ~ G (x) A / delta,     G, A weighted by traces, delta = tr A = tr G = tr F_l
 //                                       (Gao et al., arXiv 2011.10741)
+//   kl      F_l ~ G (x) A / T,          the same with traces in the metrics G^-1 and A^-1 of the
+//                                       damped factors before: the fixed point minimises
+//                                       KL(N(0, F_l) | N(0, G (x) A / T))
 //   ekfac    F_l ~ (U_G (x) U_A) diag(S) (U_G (x) U_A)',   U the eigenbases of K-FAC's factors,
 //            S = diagonal of F_l in that basis, the best one in the Frobenius norm
 //                                       (George et al., arXiv 1806.03884)
@@ -20,9 +23,9 @@
 
 namespace natgrad {
 
-enum class KroneckerKind { kfac, ekfac, tkfac, tekfac };
-inline constexpr std::array<std::string_view, 4> kronecker_names = {
-    "kfac", "ekfac", "tkfac", "tekfac"};
+enum class KroneckerKind { kfac, ekfac, tkfac, tekfac, kl };
+inline constexpr std::array<std::string_view, 5> kronecker_names = {
+    "kfac", "ekfac", "tkfac", "tekfac", "kl"};
 
 struct KroneckerOptions {
   KroneckerKind kind = KroneckerKind::kfac;
@@ -79,8 +82,9 @@ class KroneckerFactors final : public LinearOperator<T> {
 
   // Moving averages of the moments. EKFAC takes new eigenbases in every basis_period-th call,
   // carries S over into them, and averages it with S of the batch, which needs a second backward
-  // sweep. `not_finite` is a moment of the batch, `outrun` a call for another number of updates:
-  // nothing has changed then.
+  // sweep. "kl" weighs by the inverse that apply() multiplies with, or before the first one as
+  // TKFAC. The cases are those of `weights`, the first ones of the linearisation. `not_finite` is a
+  // moment of the batch, `outrun` a call for another number of updates: nothing has changed then.
   UpdateStatus update(Linearization<T>& linearization,
                       OutputMatrices<T>& output,
                       const CaseWeights<T>& weights,
@@ -151,7 +155,8 @@ class KroneckerFactors final : public LinearOperator<T> {
     return options_.kind == KroneckerKind::ekfac || options_.kind == KroneckerKind::tekfac;
   }
   bool uses_traces() const {
-    return options_.kind == KroneckerKind::tkfac || options_.kind == KroneckerKind::tekfac;
+    return options_.kind == KroneckerKind::tkfac || options_.kind == KroneckerKind::tekfac ||
+           options_.kind == KroneckerKind::kl;
   }
   bool has_basis() const { return uses_diagonals() || options_.damping == KroneckerDamping::exact; }
   std::size_t num_layers() const { return net().layers.size(); }
@@ -168,6 +173,8 @@ class KroneckerFactors final : public LinearOperator<T> {
   // thread longer than its share of the rest by all threads, the others by one each.
   void each_factor(const std::function<void(std::size_t, bool, int)>& f) const;
   std::vector<LayerBasis<T>> make_bases(const Moments<T>& m, std::vector<Spectrum>& values) const;
+  // R and L of the inverse, of "kl"; empty without one.
+  std::vector<LayerBasis<T>> make_metrics() const;
   std::vector<Matrix<T>> carry_over(const std::vector<LayerBasis<T>>& bases) const;
   const std::vector<Spectrum>& spectra();
 

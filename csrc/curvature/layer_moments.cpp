@@ -3,6 +3,7 @@
 #include <atomic>
 
 #include "base/parallel.hpp"
+#include "curvature/column_forms.hpp"
 
 namespace natgrad {
 namespace {
@@ -148,13 +149,15 @@ template <class T>
 void LayerMoments<T>::reserve(Linearization<T>& lin, const CaseWeights<T>& weights) {
   constexpr Index width = Tile<T>::width;
   threads_ = lin.work_threads();
-  const Index cases = lin.num_panels() * width, chunk = lin.chunk_panels() * width;
+  const Index panels = Panels<T>::count_for(weights.num_cases());
+  const Index cases = panels * width, chunk = lin.chunk_panels() * width;
   if (weights_.size() != cases) {
     weights_ = Buffer<T>(cases);
     traces_.clear();
+    forms_.clear();
   }
   std::fill_n(weights_.data(), cases, T(1));
-  weights.apply(0, {weights_.data(), 1, width, lin.num_panels()});
+  weights.apply(0, {weights_.data(), 1, width, panels});
   if (chunk_ != chunk) {
     chunk_ = chunk;
     transposed_.clear();
@@ -185,13 +188,22 @@ void LayerMoments<T>::reserve_factors(Index num_columns) {
 }
 
 template <class T>
+void LayerMoments<T>::reserve_images() {
+  if (rotated_.size() == 0)
+    rotated_ = Buffer<T>(chunk_ / Tile<T>::width * Panels<T>::stride_for(net_.max_width + 1));
+  if (forms_.empty()) {
+    std::vector<Buffer<double>> forms;
+    for (std::size_t l = 0; l < net_.layers.size(); ++l) forms.emplace_back(weights_.size());
+    forms_ = std::move(forms);
+  }
+}
+
+template <class T>
 void LayerMoments<T>::reserve_diagonals() {
-  if (rotated_.size() == 0) {
-    Buffer<T> rotated(chunk_ / Tile<T>::width * Panels<T>::stride_for(net_.max_width + 1));
+  reserve_images();
+  if (rotated_transposed_.size() == 0)
     rotated_transposed_ =
         Buffer<T>(Panels<T>::stride_for(chunk_) * Panels<T>::count_for(net_.max_width + 1));
-    rotated_ = std::move(rotated);
-  }
   if (squares_.empty()) {
     std::vector<Panels<T>> squares;
     for (const Layer& layer : net_.layers) squares.emplace_back(layer.outputs, chunk_);
@@ -208,21 +220,60 @@ void LayerMoments<T>::reserve_diagonals() {
 template <class T>
 bool LayerMoments<T>::measure_factors(Linearization<T>& lin,
                                       OutputMatrices<T>& output,
-                                      const CaseWeights<T>& weights) {
+                                      const CaseWeights<T>& weights,
+                                      const std::vector<LayerBasis<T>>* metrics) {
   const Index columns = output.num_columns(), size = columns_at_once(lin, columns);
   reserve(lin, weights);
   reserve_sums();
   reserve_factors(size);
+  if (metrics) reserve_images();
   for (Buffer<double>& traces : traces_) std::fill_n(traces.data(), traces.size(), 0.0);
   for (Index c = 0; c < columns; c += size)
     lin.sweep_backward(
         columns_of(output, c, lin.num_threads()),
         std::min(size, columns - c),
-        [&](const Deltas<T>& deltas) { add_outputs(deltas, c > 0 || deltas.chunk.first() > 0); });
-  for (Index chunk = 0; chunk < lin.num_chunks(); ++chunk) {
-    add_inputs(lin.hold(chunk));
+        [&](const Deltas<T>& deltas) {
+          if (metrics) add_forms(deltas, *metrics, c == 0 && deltas.first_vector == 0);
+          add_outputs(deltas, metrics != nullptr, c > 0 || deltas.chunk.first() > 0);
+        },
+        weights.num_cases());
+  lin.visit_chunks({}, [&](const ChunkView<T>& chunk) { add_inputs(chunk); }, weights.num_cases());
+  return finish_factors(metrics != nullptr);
+}
+
+template <class T>
+void LayerMoments<T>::add_forms(const Deltas<T>& deltas,
+                                const std::vector<LayerBasis<T>>& metrics,
+                                bool is_first) {
+  const ChunkView<T>& chunk = deltas.chunk;
+  constexpr Index width = Tile<T>::width;
+  for (std::size_t l = 0; l < net_.layers.size(); ++l) {
+    const Layer& layer = net_.layers[l];
+    const LayerBasis<T>& metric = metrics[l];
+    const Index n = layer.augmented_inputs(), d = layer.outputs;
+    const PanelView<T> images{
+        rotated_.data(), 0, Panels<T>::stride_for(std::max(n, d)), deltas.count};
+    parallel_for(chunk.num_tiles(), threads_, [&](Index tile, int) {
+      const Index first = tile * chunk.tile_panels(), count = chunk.tile_count(first);
+      const Index begin = (chunk.first() + first) * width;
+      const PanelView<T> image = images.slice(first, count);
+      if (is_first) {
+        std::fill_n(forms_[l].data() + begin, count * width, 0.0);
+        const T* constant = layer.has_bias ? metric.constant.data() : nullptr;
+        add_forms_of_columns<T>(metric.inputs_transposed,
+                                constant,
+                                chunk.activations(l).slice(first, count),
+                                image,
+                                forms_[l].data() + begin);
+      }
+      for (Index k = 0; k < deltas.num_vectors; ++k)
+        add_forms_of_columns<T>(metric.outputs_transposed,
+                                nullptr,
+                                deltas(k, l).slice(first, count),
+                                image,
+                                traces_[l].data() + begin);
+    });
   }
-  return finish_factors();
 }
 
 // `scales` of the features (cases x d) in panels, for the cases of panels [first, first + count).
@@ -235,7 +286,7 @@ void LayerMoments<T>::scale_features(const T* scales, Index first, Index count, 
 }
 
 template <class T>
-void LayerMoments<T>::add_outputs(const Deltas<T>& deltas, bool add) {
+void LayerMoments<T>::add_outputs(const Deltas<T>& deltas, bool has_metrics, bool add) {
   constexpr Index width = Tile<T>::width;
   const ChunkView<T>& chunk = deltas.chunk;
   const Index cases = chunk.first() * width;
@@ -250,15 +301,19 @@ void LayerMoments<T>::add_outputs(const Deltas<T>& deltas, bool add) {
         std::copy_n(weights_.data() + begin, size, scales.data());
         if (traces) {
           std::array<double, max_tile_panels<T> * width> norms;
-          norms.fill(net_.layers[l].has_bias ? 1.0 : 0.0);
-          add_squared_norms<T>(chunk.activations(l).slice(first, count), norms.data());
+          if (has_metrics) {
+            std::copy_n(forms_[l].data() + begin, size, norms.data());
+          } else {
+            norms.fill(net_.layers[l].has_bias ? 1.0 : 0.0);
+            add_squared_norms<T>(chunk.activations(l).slice(first, count), norms.data());
+          }
           for (std::size_t i = 0; i < static_cast<std::size_t>(size); ++i)
             scales[i] = static_cast<T>(static_cast<double>(scales[i]) * norms[i]);
         }
         for (Index k = 0; k < deltas.num_vectors; ++k) {
           transpose_panels<T>(deltas(k, l), first, count, features(k, l));
           scale_features(scales.data(), first, count, features(k, l));
-          if (traces)
+          if (traces && !has_metrics)
             add_squared_norms<T>(deltas(k, l).slice(first, count), traces_[l].data() + begin);
         }
       });
@@ -304,7 +359,7 @@ void LayerMoments<T>::add_inputs(const ChunkView<T>& chunk) {
 }
 
 template <class T>
-bool LayerMoments<T>::finish_factors() {
+bool LayerMoments<T>::finish_factors(bool has_metrics) {
   for (std::size_t l = 0; l < sums_.inputs.size(); ++l) {
     if (!net_.layers[l].has_bias) continue;
     Matrix<T>& inputs = sums_.inputs[l];
@@ -315,11 +370,24 @@ bool LayerMoments<T>::finish_factors() {
     inputs.row(last)[last] = static_cast<T>(sum);
     for (Index i = 0; i < last; ++i) inputs.row(i)[last] = inputs.row(last)[i];
   }
+  std::vector<std::array<double, 2>> scales(sums_.inputs.size(), {1.0, 1.0});
+  for (std::size_t l = 0; has_metrics && l < scales.size(); ++l) {
+    double sigma = 0;
+    for (Index i = 0; i < weights_.size(); ++i)
+      sigma += static_cast<double>(weights_[i]) * traces_[l][i] * forms_[l][i];
+    // T / tr A and T / tr G; without any delta A and G are zero.
+    if (sigma > 0.0) scales[l] = {trace(sums_.outputs[l]) / sigma, trace(sums_.inputs[l]) / sigma};
+  }
   std::atomic<bool> is_finite{true};
-  for (std::vector<Matrix<T>>* sums : {&sums_.inputs, &sums_.outputs})
-    each_row_block(*sums, threads_, [&](std::size_t l, Index r0, Index r1) {
-      if (!mirror(r0, r1, (*sums)[l])) is_finite = false;
+  for (const std::size_t side : {std::size_t{0}, std::size_t{1}}) {
+    std::vector<Matrix<T>>& sums = side == 0 ? sums_.inputs : sums_.outputs;
+    each_row_block(sums, threads_, [&](std::size_t l, Index r0, Index r1) {
+      const T scale = static_cast<T>(scales[l][side]);
+      for (Index i = r0; has_metrics && i < r1; ++i)
+        for (Index j = r0; j < sums[l].cols; ++j) sums[l].row(i)[j] *= scale;
+      if (!mirror(r0, r1, sums[l])) is_finite = false;
     });
+  }
   return is_finite;
 }
 
@@ -332,10 +400,13 @@ void LayerMoments<T>::measure_diagonals(Linearization<T>& lin,
   const Index columns = output.num_columns();
   reserve_diagonals();
   lin.sweep_backward(
-      columns_of(output, 0, lin.num_threads()), columns, [&](const Deltas<T>& deltas) {
+      columns_of(output, 0, lin.num_threads()),
+      columns,
+      [&](const Deltas<T>& deltas) {
         add_squares(deltas, bases);
         if (deltas.first_vector + deltas.num_vectors == columns) add_diagonals(deltas.chunk, bases);
-      });
+      },
+      weights.num_cases());
 }
 
 // squares = sum_c (U_G'u_ic)^2; column after column, so the passes of a sweep leave no trace.

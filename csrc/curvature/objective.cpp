@@ -1,7 +1,9 @@
 #include "curvature/objective.hpp"
 
+#include <algorithm>
 #include <utility>
 
+#include "base/parallel.hpp"
 #include "linalg/vectors.hpp"
 
 namespace natgrad {
@@ -34,7 +36,8 @@ double Objective<T>::value(
 }
 
 template <class T>
-double Objective<T>::value_and_gradient(Linearization<T>& linearization, Shift l2, T* g) const {
+double Objective<T>::evaluate_backward(
+    Linearization<T>& linearization, const std::function<void(const OutputPass<T>&)>& back) const {
   Buffer<double> values(targets_.count() * Tile<T>::width);
   PanelView<const T> outputs;
   Index chunk_first = 0;
@@ -49,13 +52,52 @@ double Objective<T>::value_and_gradient(Linearization<T>& linearization, Shift l
     loss_gradient<T>(loss_, z, y, u);
     weights_.apply(first, u);
   };
-  linearization.pull_back({prepare, seed}, 1, g);
+  back({prepare, seed});
+  return weights_.mean(values.data());
+}
+
+template <class T>
+void Objective<T>::add_decay(Linearization<T>& linearization, Shift l2, T* g) const {
   const Architecture& net = linearization.net();
   const T* theta = linearization.theta();
-  const int num_threads = linearization.num_threads();
-  if (l2.weights != 0.0) Vectors<T>(net.num_params, num_threads).add(l2.weights, theta, g);
+  if (l2.weights != 0.0)
+    Vectors<T>(net.num_params, linearization.num_threads()).add(l2.weights, theta, g);
   add_excess(net, l2, theta, 1, g);
-  return weights_.mean(values.data()) + penalty(net, theta, l2, num_threads);
+}
+
+template <class T>
+double Objective<T>::value_and_gradient(Linearization<T>& linearization, Shift l2, T* g) const {
+  const double mean = evaluate_backward(
+      linearization, [&](const OutputPass<T>& pass) { linearization.pull_back(pass, 1, g); });
+  add_decay(linearization, l2, g);
+  return mean +
+         penalty(linearization.net(), linearization.theta(), l2, linearization.num_threads());
+}
+
+template <class T>
+double Objective<T>::value_and_gradients(
+    Linearization<T>& linearization, Shift l2, Index part, T* g, T* first, T* second) const {
+  check(part > 0 && part < num_cases() && part % Tile<T>::width == 0,
+        "the part must be whole panels and not all cases, got ",
+        part);
+  const double mean = evaluate_backward(linearization, [&](const OutputPass<T>& pass) {
+    linearization.pull_back_parts(pass, part, first, g);
+  });
+  // sums over all cases and over the first, each by the weight of all: w = w_first + w_second
+  const double w_first = weights_.share(0, part), w_second = weights_.share(part, num_cases());
+  const T of_first = static_cast<T>((w_first + w_second) / w_first);
+  const T of_second = static_cast<T>((w_first + w_second) / w_second);
+  const Index size = linearization.net().num_params;
+  constexpr Index piece = Index{1} << 14;
+  parallel_for((size + piece - 1) / piece, linearization.num_threads(), [&](Index i, int) {
+    for (Index k = i * piece; k < std::min(size, (i + 1) * piece); ++k) {
+      second[k] = of_second * (g[k] - first[k]);
+      first[k] *= of_first;
+    }
+  });
+  for (T* gradient : {g, first, second}) add_decay(linearization, l2, gradient);
+  return mean +
+         penalty(linearization.net(), linearization.theta(), l2, linearization.num_threads());
 }
 
 template class Objective<float>;

@@ -20,8 +20,18 @@ class Objective {
       const Architecture& net, const T* theta, const T* x, Shift l2, int num_threads) const;
   // h, and g = dh/dtheta (P,), where the net was linearised. Backward pass only: 4 N P flops.
   double value_and_gradient(Linearization<T>& linearization, Shift l2, T* g) const;
+  // The same, and the gradients of the first `part` cases, whole panels and not all, and of the
+  // others, each a mean over its cases, with l2; O(P) more. g differs in the last bits.
+  double value_and_gradients(
+      Linearization<T>& linearization, Shift l2, Index part, T* g, T* first, T* second) const;
 
  private:
+  // `back` pulls what the pass writes back to parameters.
+  double evaluate_backward(Linearization<T>& linearization,
+                           const std::function<void(const OutputPass<T>&)>& back) const;
+  // g += S theta
+  void add_decay(Linearization<T>& linearization, Shift l2, T* g) const;
+
   Loss loss_;
   Panels<T> targets_;
   CaseWeights<T> weights_;

@@ -141,21 +141,27 @@ class Linearization {
   // out_k = [out_k] + J'u_k, with a start if `add`; pass.work writes the tiles of u_k, zero in
   // columns past N. out (K x P); 4 N P flops each.
   void pull_back(const OutputPass<T>& pass, Index num_vectors, T* out, bool add = false);
+  // first = J'u of the first `num_cases` cases, a whole number of panels, and out = J'u of all, for
+  // one vector.
+  void pull_back_parts(const OutputPass<T>& pass, Index num_cases, T* first, T* out);
   // out_k = J' f(J v_k) + shift v_k for f = pass.work, which works in place and leaves zero in
   // columns past N. v, out (K x P); 8 N P flops each, 4 N P in the first layer.
   void multiply_gauss_newton(
       const T* v, Index num_vectors, const OutputPass<T>& pass, double shift, T* out);
   // f gets the tiles of the outputs.
   void visit_outputs(const OutputReader<T>& prepare, const OutputReader<T>& f);
-  // f(chunk) for one chunk after the other.
+  // f(chunk) for one chunk after the other, of the first `num_cases` cases; 0: all.
   void visit_chunks(const OutputReader<T>& prepare,
-                    const std::function<void(const ChunkView<T>&)>& f);
+                    const std::function<void(const ChunkView<T>&)>& f,
+                    Index num_cases = 0);
   // The deltas alone: pass.work writes u_k as in pull_back; consume() is called for every chunk and
   // as many vectors as fit, in order, on the calling thread, with the chunk loaded.
-  // 2 N P flops each, none in the first layer.
+  // 2 N P flops each, none in the first layer. Of the first `num_cases` cases, which fill up their
+  // last panel; 0: all.
   void sweep_backward(const OutputPass<T>& pass,
                       Index num_vectors,
-                      const std::function<void(const Deltas<T>&)>& consume);
+                      const std::function<void(const Deltas<T>&)>& consume,
+                      Index num_cases = 0);
   // J J'u without a vector of length P: seed.work writes u, finish.work gets the tiles of J J'u.
   //   R s_l = U_l (A_{l-1}'A_{l-1} + 1) + W_l R a_{l-1},   U_l (d_l x N) the deltas of u,
   // for the layer Grams A'A + 1 (N x N), in panels; deltas (d_l x N) is scratch where the batch has
@@ -213,10 +219,12 @@ class Linearization {
   template <class F>
   void each_tile(Index num_vectors, const F& f);
   void outer_products(Index num_vectors, const T* v, double shift, bool add, T* out);
+  // out = [out] + sums over the cases of panels [first, end) of the loaded chunk, of one vector.
+  void add_outer_products(Index first, Index end, bool add, T* out);
   void outer_product(
       const RowTask& task, PanelView<const T> u, const T* v, double shift, bool add, T* out) const;
   template <class F>
-  void each_chunk(const OutputPass<T>& pass, const F& f);
+  void each_chunk(const OutputPass<T>& pass, const F& f, Index num_cases = 0);
   // Vectors that go through in one pass, out of `num_vectors`.
   Index pass_size(Index num_vectors) const;
   static double delta_bytes(const Architecture& net, Index panels);

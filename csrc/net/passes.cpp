@@ -5,6 +5,20 @@
 namespace natgrad {
 namespace {
 
+// Another value for as long as this lives.
+template <class V>
+class Restored {
+ public:
+  Restored(V& value, V other) : value_(value), before_(value) { value = other; }
+  ~Restored() { value_ = before_; }
+  Restored(const Restored&) = delete;
+  Restored& operator=(const Restored&) = delete;
+
+ private:
+  V& value_;
+  const V before_;
+};
+
 // Lets the system back the pages of uninitialised memory.
 template <class T>
 void touch_pages(T* data, Index size) {
@@ -141,9 +155,11 @@ void Linearization<T>::outer_products(
 
 template <class T>
 template <class F>
-void Linearization<T>::each_chunk(const OutputPass<T>& pass, const F& f) {
-  for (Index chunk = 0; chunk < num_chunks(); ++chunk) {
+void Linearization<T>::each_chunk(const OutputPass<T>& pass, const F& f, Index num_cases) {
+  const Index panels = num_cases == 0 ? num_panels() : Panels<T>::count_for(num_cases);
+  for (Index chunk = 0; chunk * chunk_panels_ < panels; ++chunk) {
     load(chunk);
+    const Restored<Index> count(count_, std::min(count_, panels - first_));
     if (pass.prepare) pass.prepare(first_, activations(net_.layers.size()));
     f();
   }
@@ -222,19 +238,21 @@ void Linearization<T>::visit_outputs(const OutputReader<T>& prepare, const Outpu
 
 template <class T>
 void Linearization<T>::visit_chunks(const OutputReader<T>& prepare,
-                                    const std::function<void(const ChunkView<T>&)>& f) {
+                                    const std::function<void(const ChunkView<T>&)>& f,
+                                    Index num_cases) {
   const std::lock_guard lock(mutex_);
-  each_chunk({prepare, {}}, [&] { f(ChunkView<T>(*this)); });
+  each_chunk({prepare, {}}, [&] { f(ChunkView<T>(*this)); }, num_cases);
 }
 
 template <class T>
 void Linearization<T>::sweep_backward(const OutputPass<T>& pass,
                                       Index num_vectors,
-                                      const std::function<void(const Deltas<T>&)>& consume) {
+                                      const std::function<void(const Deltas<T>&)>& consume,
+                                      Index num_cases) {
   const std::lock_guard lock(mutex_);
   reserve_deltas(num_vectors);
   const Index most = pass_size(num_vectors);
-  each_chunk(pass, [&] {
+  const auto sweep = [&] {
     for (Index k0 = 0; k0 < num_vectors; k0 += most) {
       const Index size = std::min(most, num_vectors - k0);
       each_tile(size, [&](Index k, Index first, Index count, int) {
@@ -243,7 +261,8 @@ void Linearization<T>::sweep_backward(const OutputPass<T>& pass,
       });
       consume({ChunkView<T>(*this), deltas_, k0, size, count_});
     }
-  });
+  };
+  each_chunk(pass, sweep, num_cases);
 }
 
 template <class T>
@@ -251,6 +270,37 @@ void Linearization<T>::pull_back(const OutputPass<T>& pass, Index num_vectors, T
   sweep_backward(pass, num_vectors, [&](const Deltas<T>& deltas) {
     outer_products(
         deltas.num_vectors, nullptr, 0.0, add, out + deltas.first_vector * net_.num_params);
+  });
+}
+
+template <class T>
+void Linearization<T>::add_outer_products(Index first, Index end, bool add, T* out) {
+  const Index num_tasks = static_cast<Index>(row_tasks_.size());
+  parallel_for(num_tasks, work_threads_, [&](Index i, int) {
+    const RowTask& task = row_tasks_[static_cast<std::size_t>(i)];
+    const Layer& layer = net_.layers[task.layer];
+    const PanelView<const T> u = deltas_[0][task.layer].view().slice(first, end - first);
+    PanelView<const T> a = features_[task.layer].view();
+    a.data += first * Tile<T>::width * Tile<T>::width;
+    a.rows -= first * Tile<T>::width;
+    multiply_outer<T>(u, a, task.begin, task.end, layer.inputs, add, out + layer.weight_offset);
+    if (layer.has_bias) sum_cases(u, task.begin, task.end, add, out + layer.bias_offset);
+  });
+}
+
+template <class T>
+void Linearization<T>::pull_back_parts(const OutputPass<T>& pass,
+                                       Index num_cases,
+                                       T* part,
+                                       T* out) {
+  const Index end = num_cases / Tile<T>::width;  // in panels of the batch
+  sweep_backward(pass, 1, [&](const Deltas<T>& deltas) {
+    const Index first = deltas.chunk.first(), cut = std::clamp<Index>(end - first, 0, deltas.count);
+    if (cut > 0) {
+      add_outer_products(0, cut, first > 0, part);
+      if (first + cut == end) std::copy_n(part, net_.num_params, out);
+    }
+    if (cut < deltas.count) add_outer_products(cut, deltas.count, true, out);
   });
 }
 

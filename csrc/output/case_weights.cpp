@@ -45,6 +45,13 @@ void CaseWeights<T>::scale(const Buffer<T>& factors, Index first, PanelView<T> u
 }
 
 template <class T>
+double CaseWeights<T>::share(Index begin, Index end) const {
+  double sum = 0;
+  for (Index i = begin; i < end; ++i) sum += exact_[i];
+  return sum;
+}
+
+template <class T>
 double CaseWeights<T>::mean(const double* values) const {
   double sum = 0;
   for (Index i = 0; i < num_cases_; ++i)

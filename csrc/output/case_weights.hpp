@@ -18,6 +18,8 @@ class CaseWeights {
   void apply(Index first, PanelView<T> u) const { scale(data_, first, u); }
   // The same with the square roots of these factors.
   void apply_root(Index first, PanelView<T> u) const { scale(roots_, first, u); }
+  // sum over cases [begin, end) of w_i / sum_i w_i.
+  double share(Index begin, Index end) const;
   // sum_i w_i values_i / sum_i w_i, added up in order.
   double mean(const double* values) const;
 

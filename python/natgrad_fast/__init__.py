@@ -41,7 +41,15 @@ from .operators import (
     SampleSpace,
     estimate_memory,
 )
-from .preconditioners import EKFAC, KFAC, TEKFAC, TKFAC, DiagonalPreconditioner, Nystrom
+from .preconditioners import (
+    EKFAC,
+    KFAC,
+    KLFAC,
+    TEKFAC,
+    TKFAC,
+    DiagonalPreconditioner,
+    Nystrom,
+)
 from .training import (
     BatchSchedule,
     BayesianRegularization,
@@ -64,6 +72,7 @@ __all__ = [
     "EKFAC",
     "GGN",
     "KFAC",
+    "KLFAC",
     "MLP",
     "TEKFAC",
     "TKFAC",

@@ -18,6 +18,7 @@ KINDS = {
     "tkfac-exact": (ng.TKFAC, {"pi": "exact", "samples": 2}),
     "ekfac": (ng.EKFAC, {"basis_period": 2, "samples": 1}),
     "tekfac": (ng.TEKFAC, {}),
+    "kl": (ng.KLFAC, {"samples": 1, "ema": 0.5}),
     "empirical": (ng.DiagonalPreconditioner, {"l2": (0.01, 0.0)}),
     "fisher": (ng.DiagonalPreconditioner, {"kind": "fisher", "samples": 1, "exponent": 0.5}),
 }

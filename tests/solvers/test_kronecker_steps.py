@@ -9,8 +9,14 @@ import pytest
 from cases import SOFTMAX, SQUARED, Case, assert_close, same_bits
 
 PROBLEM = Case("6-9-4-kronecker", (6, 9, 4), SOFTMAX, n=60)
-KINDS = ["kfac", "ekfac", "tkfac", "tekfac"]
-CLASSES = {"kfac": ng.KFAC, "ekfac": ng.EKFAC, "tkfac": ng.TKFAC, "tekfac": ng.TEKFAC}
+CLASSES = {
+    "kfac": ng.KFAC,
+    "ekfac": ng.EKFAC,
+    "tkfac": ng.TKFAC,
+    "tekfac": ng.TEKFAC,
+    "kl": ng.KLFAC,
+}
+KINDS = list(CLASSES)
 
 
 def optimizer(net, solver, **options):

@@ -8,7 +8,7 @@ import pytest
 from cases import SOFTMAX, Case, assert_close, same_bits
 
 PROBLEM = Case("6-9-4-steps", (6, 9, 4), SOFTMAX, n=60)
-NAMES = ["kfac", "ekfac", "tkfac", "tekfac", "diagonal", "nystrom"]
+NAMES = ["kfac", "ekfac", "tkfac", "tekfac", "kl", "diagonal", "nystrom"]
 
 
 def optimizer(net, solver, **options):

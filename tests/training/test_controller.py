@@ -339,4 +339,4 @@ def test_batches_grow_where_there_is_little_signal():
     history = ng.NaturalGradient(net, SQUARED, l2=1e-4).fit(x, y, epochs=25)
     sizes = [info.batch_size for info in history.steps]
     assert sizes[0] == 500
-    assert max(sizes) > 750  # more than the last batch of an epoch of batches of 500
+    assert np.median(sizes[len(sizes) // 2 :]) >= 700  # by about the root of 2, not the last alone

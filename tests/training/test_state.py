@@ -15,7 +15,7 @@ POLICIES = {
     "tikhonov": lambda: ng.Tikhonov(0.2),
     "schedule": lambda: ng.Tikhonov(schedule),
 }
-SOLVERS = [None, "kfac", "ekfac", "tkfac", "tekfac", "diagonal", "nystrom"]
+SOLVERS = [None, "kfac", "ekfac", "tkfac", "tekfac", "kl", "diagonal", "nystrom"]
 
 
 def schedule(step):

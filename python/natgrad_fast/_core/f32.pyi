@@ -55,6 +55,10 @@ class Objective:
         """
         h and dh/dparams (P,) at the params of the linearisation.
         """
+    def value_and_gradients(self, linearization: Linearization, *, l2: tuple[typing.SupportsFloat | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex], part: typing.SupportsInt | typing.SupportsIndex) -> tuple[float, numpy.typing.NDArray[numpy.float32], numpy.typing.NDArray[numpy.float32], numpy.typing.NDArray[numpy.float32]]:
+        """
+        h, dh/dparams (P,), and the gradients of the first `part` cases, a multiple of 32, and of the others.
+        """
 class Curvature(LinearOperator):
     """
     B + S, B = mean of J'M J for per-case output matrices M.
@@ -291,9 +295,9 @@ class KroneckerFactors(LinearOperator):
         """
         [{name: array}] for each layer, num_updates, refreshed_at, weight and damping.
         """
-    def update(self, linearization: Linearization, loss: natgrad_fast._core.Loss, *, num_samples: typing.SupportsInt | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex, weights: typing.Any, decay: typing.SupportsFloat | typing.SupportsIndex, num_updates: typing.SupportsInt | typing.SupportsIndex) -> str:
+    def update(self, linearization: Linearization, loss: natgrad_fast._core.Loss, *, num_samples: typing.SupportsInt | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex, weights: typing.Any, num_cases: typing.SupportsInt | typing.SupportsIndex, decay: typing.SupportsFloat | typing.SupportsIndex, num_updates: typing.SupportsInt | typing.SupportsIndex) -> str:
         """
-        Moving averages of the moments; num_samples 0 for the exact Fisher matrix. 'done', 'not_finite' if a moment of the batch is not finite, 'outrun' if there were not num_updates of them before.
+        Moving averages of the moments of the first cases of a linearisation, which `weights` are of; num_samples 0 for the exact Fisher matrix. 'done', 'not_finite' if a moment of the batch is not finite, 'outrun' if there were not num_updates of them before.
         """
     @property
     def damping(self) -> float:

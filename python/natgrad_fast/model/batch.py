@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TypedDict, TypeVar, Unpack
+from typing import NamedTuple, TypedDict, TypeVar, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,7 +23,7 @@ from .._typing import Array, CoreObjective, Linearization
 from ..losses import Loss, LossName, as_loss
 from .mlp import MLP, as_net
 
-__all__ = ["Batch", "BatchOptions", "value", "value_and_grad"]
+__all__ = ["Batch", "BatchOptions", "Parts", "value", "value_and_grad"]
 
 
 Scalar = TypeVar("Scalar", bound=np.generic)
@@ -223,6 +223,30 @@ class Batch:
         h, g = self._core.value_and_gradient(linearization, l2=self.decay)
         return float(h), g
 
+    def value_and_grad_of_parts(self, linearization: Linearization, part: int) -> Parts | None:
+        """Objective, gradient, and the gradients of the first cases and of the others.
+
+        Parameters
+        ----------
+        linearization
+            From `linearize`.
+        part : int
+            Cases in the first part, rounded down to a multiple of 32, which is whole panels of the
+            core on every instruction set.
+
+        Returns
+        -------
+        Parts or None
+            None if one of the parts has no case. Costs as `value_and_grad`, and O(P).
+        """
+        count = part // _PANELS * _PANELS
+        if not 0 < count < self.num_cases:
+            return None
+        value, whole, first, second = self._core.value_and_gradients(
+            linearization, l2=self.decay, part=count
+        )
+        return Parts(float(value), whole, first, second, count)
+
     @property
     def _core(self) -> CoreObjective:
         if self._objective is None:
@@ -235,6 +259,23 @@ class Batch:
                 total_weight=self.given_total,
             )
         return self._objective
+
+
+# A whole number of panels on every instruction set, in cases.
+_PANELS = 32
+
+
+class Parts(NamedTuple):
+    """Objective and gradient (P,) of a batch, and gradients of two parts of its cases.
+
+    Each is a mean over its cases, with l2.
+    """
+
+    value: float
+    gradient: Array
+    first: Array
+    second: Array
+    num_cases: int  # in the first part
 
 
 class Counted:

@@ -2,12 +2,13 @@
 
 from .base import Preconditioner
 from .diagonal import DiagonalPreconditioner
-from .kfac import EKFAC, KFAC, TEKFAC, TKFAC
+from .kfac import EKFAC, KFAC, KLFAC, TEKFAC, TKFAC
 from .nystrom import Nystrom
 
 __all__ = [
     "EKFAC",
     "KFAC",
+    "KLFAC",
     "TEKFAC",
     "TKFAC",
     "DiagonalPreconditioner",

@@ -127,7 +127,7 @@ class KroneckerPreconditioner(Preconditioner):
             raise TypeError(f"matrix must be a Fisher, GGN or EmpiricalFisher, got {matrix!r}")
         make: Callable[..., Self] = cls
         made = make(matrix._net, matrix.loss, num_threads=matrix.num_threads, **options)
-        made._update(matrix.linearization, matrix.sample_weight)
+        made._update(matrix.linearization, matrix.sample_weight, matrix.num_cases)
         if damping is not None:
             made.refresh(damping)
         return made
@@ -167,13 +167,28 @@ class KroneckerPreconditioner(Preconditioner):
         """
         self.update_on(self._batch(X, None, sample_weight))
 
-    def update_on(self, batch: Batch, linearization: Linearization | None = None) -> None:
-        """Measure a batch; see `Preconditioner.update_on`."""
-        self.check_belongs(batch.net, batch.loss)
-        self._update(batch.linearize() if linearization is None else linearization, batch.weights)
+    def update_on(
+        self,
+        batch: Batch,
+        linearization: Linearization | None = None,
+        *,
+        num_cases: int | None = None,
+    ) -> None:
+        """Measure a batch, or its first `num_cases` cases; see `Preconditioner.update_on`.
 
-    def _update(self, linearization: Linearization, weights: NDArray[np.float64] | None) -> None:
-        """Measure where the net was linearised."""
+        With the linearisation of the whole batch a part costs its backward sweeps alone.
+        """
+        self.check_belongs(batch.net, batch.loss)
+        if linearization is None:
+            linearization = batch.linearize()
+        count = batch.num_cases if num_cases is None else min(num_cases, batch.num_cases)
+        weights = batch.weights
+        self._update(linearization, None if weights is None else weights[:count], count)
+
+    def _update(
+        self, linearization: Linearization, weights: NDArray[np.float64] | None, num_cases: int
+    ) -> None:
+        """Measure where the net was linearised, on the first cases."""
         status = "outrun"
         while status == "outrun":  # by the update of another thread
             num_updates = self.num_updates
@@ -183,6 +198,7 @@ class KroneckerPreconditioner(Preconditioner):
                 num_samples=self.samples or 0,
                 seed=self._seed_of_update(num_updates),
                 weights=weights,
+                num_cases=num_cases,
                 decay=self.ema,
                 num_updates=num_updates,
             )

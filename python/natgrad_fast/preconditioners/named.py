@@ -9,7 +9,7 @@ from ..losses import Loss
 from ..model.mlp import MLP
 from .base import Preconditioner
 from .diagonal import DiagonalPreconditioner
-from .kfac import EKFAC, KFAC, TEKFAC, TKFAC
+from .kfac import EKFAC, KFAC, KLFAC, TEKFAC, TKFAC
 from .nystrom import Nystrom
 
 __all__ = ["PRECONDITIONERS"]
@@ -26,6 +26,7 @@ PRECONDITIONERS: dict[str, Callable[..., Preconditioner]] = {
     "ekfac": partial(EKFAC, samples=1),
     "tkfac": partial(TKFAC, samples=1),
     "tekfac": partial(TEKFAC, samples=1),
+    "kl": partial(KLFAC, samples=1),
     "diagonal": DiagonalPreconditioner,
     "nystrom": _nystrom,
 }

@@ -37,9 +37,10 @@ class CG(StepSolver):
         See `natgrad_fast.cg`.
     preconditioner : str, operator or (P,) array, optional
         Approximation of the inverse of the damped curvature matrix. A name ("kfac", "ekfac",
-        "tkfac", "tekfac", "diagonal", "nystrom") stands for that preconditioner with one draw per
-        case and its other defaults. Named ones, and preconditioners of the net, are updated with
-        the batch and refreshed with the damping (and l2) of every step; others stay as they are.
+        "tkfac", "tekfac", "kl", "diagonal", "nystrom") stands for that preconditioner with one draw
+        per case and its other defaults. Named ones, and preconditioners of the net, are updated
+        with the batch and refreshed with the damping (and l2) of every step; others stay as they
+        are.
     warm_start : float or callable
         Factor in [0, 1] on the last solution, with which the next solve starts; 0 starts from zero.
         Or ``schedule(step) -> factor`` for the optimizer's steps 0, 1, ..: raised from .95 towards

@@ -19,7 +19,7 @@ from ..losses import Loss
 from ..model.batch import Batch
 from ..model.mlp import MLP
 from ..operators.base import Operator
-from ..preconditioners.kfac import EKFAC, KFAC, TEKFAC, TKFAC
+from ..preconditioners.kfac import EKFAC, KFAC, KLFAC, TEKFAC, TKFAC
 from ..preconditioners.kronecker import KroneckerPreconditioner
 from .base import Direction, StepSolver
 
@@ -30,6 +30,7 @@ KINDS: dict[str, Callable[..., KroneckerPreconditioner]] = {
     "ekfac": EKFAC,
     "tkfac": TKFAC,
     "tekfac": TEKFAC,
+    "kl": KLFAC,
 }
 
 
@@ -43,7 +44,8 @@ class Kronecker(StepSolver):
 
     Parameters
     ----------
-    kind : {"kfac", "ekfac", "tkfac", "tekfac"}
+    kind : {"kfac", "ekfac", "tkfac", "tekfac", "kl"}
+        The approximation, as `KFAC`, `EKFAC`, `TKFAC`, `TEKFAC`, `KLFAC`.
     cg_iterations : int
         Iterations of conjugate gradients on the exact matrix, preconditioned by the approximation,
         that refine the direction. On mini-batches more than a few make the net fit the batch.
@@ -71,7 +73,7 @@ class Kronecker(StepSolver):
     True
     """
 
-    kind: Literal["kfac", "ekfac", "tkfac", "tekfac"] = "kfac"
+    kind: Literal["kfac", "ekfac", "tkfac", "tekfac", "kl"] = "kfac"
     cg_iterations: int = 0
     samples: int | None = 1
     ema: float = 0.95

@@ -9,10 +9,10 @@ from dataclasses import replace
 import numpy as np
 
 from .._arrays import all_finite, dot
-from .._typing import Array
+from .._typing import Array, Linearization
 from ..linear.results import SolveInfo, Status
 from ..losses import Loss
-from ..model.batch import Batch
+from ..model.batch import Batch, Parts
 from ..model.mlp import MLP
 from ..operators import Fisher
 from ..preconditioners import KFAC
@@ -69,7 +69,10 @@ class StochasticSteps:
         start = time.perf_counter()
         net, moving, threads = batch.net, past.moving, batch.num_threads
         linearization = batch.linearize()
-        loss, gradient = batch.value_and_grad(linearization)
+        parts = None
+        if moving.controller.wants_share:
+            parts = batch.value_and_grad_of_parts(linearization, batch.num_cases // 2)
+        loss, gradient = parts[:2] if parts else batch.value_and_grad(linearization)
         norm = math.sqrt(dot(gradient, gradient, threads))
         if moving.good is None:
             moving = moving._replace(good=net.params.copy())
@@ -92,12 +95,12 @@ class StochasticSteps:
             if brakes and velocity is not None:
                 velocity = velocity.dtype.type(0.5) * velocity
         try:
-            control = self._measure(batch, control)
+            control = self._measure(batch, linearization, control)
         except FloatingPointError:  # outputs beyond the range of squares
             return self._retreat(batch, past, moving, control, loss, norm, start)
         direction = -(self.preconditioner @ gradient)
         if control.wants_share and share == 1.0:
-            x = self._share(batch, gradient, direction)
+            x = self._share(batch, gradient, direction, parts)
             control = control.with_share(x, batch.num_cases, num_cases)
         control = control.with_mode()
         damping = MODEL_DAMPING * control.largest_trace
@@ -155,33 +158,38 @@ class StochasticSteps:
         after = Moving(control, good=moving.good)
         return moving.good, Progress(past.step + 1, None, None, after, info, moving.good)
 
-    def _measure(self, batch: Batch, control: Controller) -> Controller:
+    def _measure(
+        self, batch: Batch, linearization: Linearization, control: Controller
+    ) -> Controller:
         """Statistics on a share of the batch and the inverse, when they are due."""
         m = self.preconditioner
         if control.wants_statistics or m.num_updates == 0:
             count = max(LEAST_STATISTICS, batch.num_cases // STATISTICS_SHARE)
-            m.update_on(_first(batch, count).without_l2())
+            m.update_on(batch, linearization, num_cases=count)
         if control.wants_refresh or m.damping is None:
             trace = max(control.largest_trace, m.trace() / m.shape[0])
             control = replace(control, largest_trace=trace)
             m.refresh(max(FACTOR_DAMPING * trace + batch.decay.weights, 1e-30))
         return control
 
-    def _share(self, batch: Batch, gradient: Array, direction: Array) -> float:
-        """g_A'M^-1 g_B / g'M^-1 g for the halves A and B of the batch, each with l2.
+    def _share(self, batch: Batch, gradient: Array, direction: Array, parts: Parts | None) -> float:
+        """g_A'M^-1 g_B / g'M^-1 g for two parts A and B of the batch, each with l2.
 
         0 for a single case: there is nothing in it to tell signal from noise.
         """
         if batch.num_cases == 1:
             return 0.0
         threads = batch.num_threads
-        half = _first(batch, batch.num_cases // 2)
-        _, first = half.value_and_grad()
-        share = half.weight / batch.weight
-        second = (gradient - gradient.dtype.type(share) * first) / gradient.dtype.type(1.0 - share)
         whole = -dot(gradient, direction, threads)
         if not whole > 0.0:
             return 0.0
+        if parts is not None:
+            first, second = parts.first, parts.second
+        else:
+            half = _first(batch, batch.num_cases // 2)
+            _, first = half.value_and_grad()
+            scalar, share = gradient.dtype.type, half.weight / batch.weight
+            second = (gradient - scalar(share) * first) / scalar(1.0 - share)
         return dot(first, self.preconditioner @ second, threads) / whole
 
     def _move(
