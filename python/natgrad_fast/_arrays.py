@@ -54,7 +54,7 @@ class memory_for:
 
 def core_for(dtype: np.dtype[np.generic]) -> ModuleType:
     """Core functions for float32 or float64."""
-    core: ModuleType = _core.f32 if dtype == np.float32 else _core.f64
+    core: ModuleType = _core.f32 if dtype.char == "f" else _core.f64
     return core
 
 

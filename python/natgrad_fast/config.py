@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 import os
 import platform
@@ -83,6 +84,7 @@ def show_config() -> dict[str, Any]:
     }
 
 
+@functools.cache
 def physical_memory() -> int | None:
     """Bytes of memory that this machine has; None where the system does not tell."""
     try:

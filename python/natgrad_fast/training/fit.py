@@ -244,7 +244,7 @@ class _Loop:
         epochs.append(
             EpochInfo(
                 epoch=number,
-                loss=float(np.mean([info.loss for info in steps])),
+                loss=math.fsum(info.loss for info in steps) / len(steps),
                 validation_loss=validation,
                 seconds=time.perf_counter() - start,
                 averaged_validation_loss=averaged,
