@@ -92,6 +92,7 @@ def _inked(curves: NDArray[np.float64]) -> NDArray[np.float32]:
         down = (place[:, k, 1, None] - pixels) ** 2
         np.minimum(nearest, down[:, :, None] + across[:, None, :], out=nearest)
     images = np.exp(-nearest / (2.0 * _PEN**2))
+    images[images < np.finfo(np.float32).eps] = 0.0  # below the rounding of the ink
     return images.reshape(len(place), -1).astype(np.float32)
 
 

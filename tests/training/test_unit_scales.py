@@ -175,3 +175,17 @@ def test_few_cases_are_looked_at(n, d):
     gaps = np.diff(np.r_[places, n])
     assert gaps.min() >= 1
     assert gaps.max() - gaps.min() <= 1
+
+
+@pytest.mark.parametrize(("dtype", "tail"), [("float32", 1e-40), ("float64", 1e-310)])
+def test_subnormal_inputs(dtype, tail):
+    x = np.random.default_rng(0).standard_normal((200, 10)).astype(dtype)
+    y = x[:, :1]
+    x[::3, 4] = tail
+    opt = ng.NaturalGradient(ng.MLP([10, 3, 1], dtype=dtype, seed=0), "squared_error")
+    with pytest.warns(UserWarning, match=r"3\.35% of the elements of X are below the smallest"):
+        opt.fit(x, y, epochs=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        x[np.abs(x) < np.finfo(dtype).tiny] = 0.0
+        opt.fit(x, y, epochs=1)

@@ -150,6 +150,7 @@ class Controller:
     TARGET_U = 0.05
     # Where batches may not grow, noise alone would anneal the rate to nothing.
     LEAST_C = 0.3
+    LEAST_SHARE = 0.05
 
     @property
     def info(self) -> ControllerInfo:
@@ -160,7 +161,17 @@ class Controller:
     @property
     def wants_share(self) -> bool:
         """Whether the share of signal is due to be measured."""
-        return self.step % 5 == 0
+        return self.step < 10 or self.step % 5 == 0
+
+    @property
+    def exact_factor(self) -> float:
+        """What a step that minimises the model of its batch is multiplied with.
+
+        Along D = -M^-1 g the objective of all cases falls by the share r of what the batch's own
+        does, with the same curvature, so its minimum is at r times the length.
+        """
+        share = 1.0 if math.isnan(self.r) else min(max(self.r, self.LEAST_SHARE), 1.0)
+        return min(self.c, 1.0) * share
 
     @property
     def wants_rate(self) -> bool:
@@ -206,11 +217,10 @@ class Controller:
         return replace(self, log_rate=0.8 * self.log_rate + 0.2 * log if known else log)
 
     def with_mode(self) -> Controller:
-        """After ten steps: stochastic where steps overshoot and noise prevails, and back."""
+        """After ten steps: stochastic where a gradient is noise in part, and back."""
         if self.step < 10 or math.isnan(self.r):
             return self
-        overshoots = self.u_seen >= 5 and self.u > self.TARGET_U
-        if self.is_exact and ((overshoots and self.r < 0.7) or self.r < 0.15):
+        if self.is_exact and self.r < 0.7:
             return replace(self, is_exact=False, c=2.0, n=0)
         if not self.is_exact and self.r > 0.8 and self.n > 20:
             return replace(self, is_exact=True, c=1.0)

@@ -26,6 +26,8 @@ MOST_CASES, MOST_ELEMENTS, LEAST_CASES = 10_000, 1 << 16, 100
 # Root mean square of a column of X and of y that is too large, and its inverse for a largest
 # element that makes all of them too small; standard deviations between a column of X and 0.
 FAR, FAR_TARGET, OFFSET = 30.0, 100.0, 10.0
+# Share of subnormal inputs. Measured on a Xeon: with 6 % of them a step takes 15 times as long.
+MOST_SUBNORMAL = 1e-3
 # Losses whose targets are compared with the outputs as they are.
 OF_DIFFERENCES = ("squared_error", "student_t", "gaussian_mean_variance")
 
@@ -54,6 +56,14 @@ def advice_on_scales(x: Array, targets: Array, loss: Loss) -> str | None:
         return (
             f"{fault}: training may be slow or fail. Standardise the columns that are not "
             "constant, X = (X - X.mean(0)) / X.std(0), and later inputs by the same numbers"
+        )
+    tiny = float(np.finfo(x.dtype).tiny)
+    share = float(np.mean((x != 0.0) & (np.abs(x) < tiny)))
+    if share > MOST_SUBNORMAL:
+        return (
+            f"{share:.2%} of the elements of X are below the smallest normal number of {x.dtype} "
+            f"({tiny:.2g}), with which some processors compute ten times more slowly: set them to "
+            f"0, X[abs(X) < {tiny:.2g}] = 0"
         )
     if loss.name in OF_DIFFERENCES:
         fault = _fault(targets, "y", FAR_TARGET, math.inf)

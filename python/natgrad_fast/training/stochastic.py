@@ -208,7 +208,7 @@ class StochasticSteps:
         scalar = direction.dtype.type
         if control.is_exact or math.isnan(control.log_rate):
             update = rescale(matrix, gradient, direction, velocity, damping, fixed=False)
-            update = update.scaled(min(control.c, 1.0) * share)
+            update = update.scaled(control.exact_factor * share)
             return control, update, update.d
         control, rates = control.rates()
         along = scalar(share * rates.rate) * direction
