@@ -135,3 +135,12 @@ def test_chunks_of_new_cases_do_not_matter(options, monkeypatch):
     whole = post.predict(x)[1]
     monkeypatch.setattr(predictive, "_CHUNK", 1)
     np.testing.assert_allclose(post.predict(x)[1], whole, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["kfac", "ekfac"])
+def test_weights_count_cases_of_kronecker_factors(kind):
+    net, x, weights = problem(3)
+    repeated = np.repeat(x, weights.astype(int), axis=0)
+    once = ng.Laplace(net, "poisson", x, curvature=kind, sample_weight=weights)
+    twice = ng.Laplace(net, "poisson", repeated, curvature=kind)
+    np.testing.assert_allclose(once.predict(x)[1], twice.predict(x)[1], rtol=1e-8)

@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from .._arrays import as_cases, as_count, as_name
 from ..losses import Loss, SquaredError
 from ..model.mlp import MLP
-from .net_rows import jacobian_rows
-from .spectrum import SpectrumLike
+from .net_rows import jacobian_rows, layer_rows
+from .spectrum import KroneckerSpectrum, SpectrumLike
 
 __all__ = ["Predictive"]
 
@@ -69,8 +69,9 @@ class Predictive:
 
         Notes
         -----
-        2 N C P m flops for m eigenvectors ("dense": P; "samples": N C of the data, twice), or
-        2 N C n d (n + d) for each layer of n inputs and d outputs; memory is bounded by chunks.
+        2 N C P m flops for m eigenvectors ("dense": P; "samples": N C of the data, twice); for
+        "kronecker" about 2 N (C d^2 + n^2 + n d) for each layer of n inputs and d outputs, besides
+        the 2 N C P of the Jacobian. Memory is bounded by chunks.
         """
         if noise and not isinstance(self.loss, SquaredError):
             raise ValueError(f"noise is that of squared_error, got {self.loss!r}")
@@ -90,6 +91,12 @@ class Predictive:
 
     def _variances(self, x: Matrix, covariance: bool) -> Matrix:
         """J H^-1 J' (k, C, C) or its diagonals (k, C)."""
+        if isinstance(self._spectrum, KroneckerSpectrum):
+            parts_of_layers = layer_rows(self._head, x)
+            whole_matrix = self._spectrum.covariances(
+                parts_of_layers, self._precisions(), self._pattern
+            )
+            return whole_matrix if covariance else np.einsum("icc->ic", whole_matrix)
         shape = (len(x), self._head.sizes[-1], -1)
         rows = jacobian_rows(self._head, x).reshape(-1, self.num_params)
         rows /= np.sqrt(self._pattern)

@@ -113,3 +113,19 @@ class KroneckerSpectrum:
             weights = block[:, :, :inputs].reshape(count, d * inputs)
             result[:, place] = np.hstack([weights, block[:, :, inputs:].reshape(count, -1)])
         return result
+
+    def covariances(
+        self, parts: list[tuple[Matrix, Matrix]], precisions: Matrix, pattern: Matrix
+    ) -> Matrix:
+        """Covariances (N, C, C) of outputs whose Jacobian has the `parts` of `layer_rows`.
+
+        With a' = inputs Q_A and u' = deltas Q_G a layer adds sum_rs u'_r u''_r a'_s^2 / H_rs to
+        the covariance of two outputs: 2 N d (C d + C^2 + n) flops, and 2 N n^2.
+        """
+        total = 0.0
+        for (place, _, g, a), (inputs, deltas) in zip(self._layers, parts, strict=True):
+            inverse = 1.0 / precisions[place].reshape(len(g), len(a))
+            weights = ((inputs @ a) ** 2 @ inverse.T) / pattern[place.start]  # (N, d)
+            turned = deltas @ g
+            total = total + (turned * weights[:, None, :]) @ turned.transpose(0, 2, 1)
+        return cast(Matrix, total)
