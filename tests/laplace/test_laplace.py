@@ -158,3 +158,23 @@ def test_what_is_missing_is_said():
         ng.Laplace(net, "squared_error", np.eye(3)).predict_proba(np.eye(3))
     with pytest.raises(ValueError, match="sigma"):
         ng.Laplace(net, "poisson", np.eye(3), sigma=2.0)
+
+
+def test_optimum_is_that_of_scikit_learn():
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((40, 3))
+    y = x @ [1.0, 2.0, -1.0] + 0.3 * rng.standard_normal(40)
+    none = dict.fromkeys(["alpha_1", "alpha_2", "lambda_1", "lambda_2"], 0.0)
+    model = linear_model.BayesianRidge(
+        fit_intercept=False, compute_score=True, tol=1e-14, max_iter=5000, **none
+    ).fit(x, y)
+    net = ng.MLP([3, 1], bias=False, dtype="float64")
+    net.params = model.coef_
+    post = ng.Laplace(net, "squared_error", x, y)
+    found = post.optimize_prior(optimize_sigma=True)
+    assert found.prior_precision == pytest.approx(model.lambda_, rel=1e-10)
+    assert found.sigma**-2 == pytest.approx(model.alpha_, rel=1e-10)
+    assert found.log_evidence == pytest.approx(model.scores_[-1], rel=1e-10)
+    deviation = np.sqrt(post.predict(x, noise=True)[1][:, 0])
+    np.testing.assert_allclose(deviation, model.predict(x, return_std=True)[1], rtol=1e-10)
