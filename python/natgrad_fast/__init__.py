@@ -11,6 +11,7 @@ from types import ModuleType
 from . import datasets, losses, solvers
 from ._core import __version__
 from .config import default_num_threads, release_memory, show_config
+from .laplace import Laplace
 from .linear import (
     BlockCGResult,
     BlockSolveResult,
@@ -95,6 +96,7 @@ __all__ = [
     "History",
     "Jacobian",
     "KernelSpectrum",
+    "Laplace",
     "LevenbergMarquardt",
     "MultishiftResult",
     "NaturalGradient",
