@@ -45,6 +45,7 @@ LAYERS = [
     {"solvers"},
     {"training"},
     {"io", "laplace", "studies", "sklearn", "plots"},
+    {"callbacks"},
     {"cli"},
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}

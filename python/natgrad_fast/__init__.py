@@ -8,9 +8,10 @@ curvature are means over cases; damping is absolute: B + damping * I.
 import importlib
 from types import ModuleType
 
-from . import datasets, losses, solvers
+from . import callbacks, datasets, losses, solvers
 from ._core import __version__
 from .config import default_num_threads, release_memory, show_config
+from .io import load, save
 from .laplace import Laplace
 from .linear import (
     BlockCGResult,
@@ -66,7 +67,6 @@ from .training import (
     Trial,
     Trials,
     TrustRegion,
-    callbacks,
 )
 
 __all__ = [
@@ -120,10 +120,12 @@ __all__ = [
     "dense_solve",
     "estimate_memory",
     "estimate_solve",
+    "load",
     "losses",
     "multishift_cg",
     "release_memory",
     "sample_space_solve",
+    "save",
     "show_config",
     "solve",
     "solvers",

@@ -213,3 +213,30 @@ def test_scaled_matrices():
     for wrong in (np.ones(69), np.full(70, np.nan)):
         with pytest.raises(ValueError, match="scales must be"):
             dense.scaled(wrong)
+
+
+class Overflowing(ng.solvers.Dense):
+    """Directions beyond the range of the dtype, until the damping is large."""
+
+    def direction(self, matrix, g, damping, start):
+        found = super().direction(matrix, g, damping, start)
+        if damping > 1e-3:
+            return found
+        x = found.x.copy()
+        x[3] = np.inf
+        return found._replace(x=x)
+
+
+def test_a_direction_that_is_not_finite_is_a_rejected_step(dtype):
+    net = ng.MLP([1, 8, 1], dtype=dtype, seed=0)
+    before = net.params.copy()
+    damping = ng.LevenbergMarquardt(1e-4)
+    opt = ng.NaturalGradient(net, "squared_error", solver=Overflowing(), damping=damping)
+    x = np.linspace(-1, 1, 30)[:, None]
+    info = opt.step(x, np.sin(3 * x))
+    assert not info.accepted
+    assert same_bits(net.params, before)
+    assert opt.damping > 1e-4
+    history = opt.fit(x, np.sin(3 * x), epochs=30)
+    assert history.steps[-1].accepted
+    assert history.steps[-1].new_loss < info.loss

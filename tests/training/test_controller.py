@@ -134,11 +134,19 @@ def test_modes():
     assert not noisy.is_exact
     assert (noisy.c, noisy.n) == (2.0, 0)
     assert replace(early, step=20, r=0.9).with_mode().is_exact  # noise does not prevail
-    assert replace(early, step=20, r=0.5, u=-0.2).with_mode().is_exact  # steps do not overshoot
-    assert not replace(early, step=20, r=0.1, u=-0.2).with_mode().is_exact
+    assert not replace(early, step=20, r=0.5, u=-0.2).with_mode().is_exact
     back = replace(noisy, n=30, r=0.95).with_mode()
     assert back.is_exact
     assert back.c == 1.0
+
+
+def test_exact_steps_take_the_share_of_signal():
+    control = Controller(r=0.4)
+    assert control.exact_factor == 0.4
+    assert replace(control, c=0.5).exact_factor == 0.2
+    assert replace(control, r=math.nan).exact_factor == 1.0
+    assert replace(control, r=-3.0).exact_factor == replace(control, r=0.0).exact_factor == 0.05
+    assert replace(control, r=1.5, c=3.0).exact_factor == 1.0
 
 
 def test_momentum_grows_and_the_rate_is_bounded():

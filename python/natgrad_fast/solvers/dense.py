@@ -116,10 +116,16 @@ class Dense(StepSolver):
         if method == "auto":
             is_many = max(len(self._asked), self._expected) > MOST_CHOLESKYS
             method = "eigh" if is_many else "cholesky"
-        right = g if self._scales is None else (self._scales * g).astype(g.dtype)
-        result = solve_rows(self._formed, right[None], damping, method)[0]
-        x = result.x if self._scales is None else (self._scales * result.x).astype(g.dtype)
-        return Direction(x, result.info)
+        result = solve_rows(self._formed, self._scaled(g)[None], damping, method)[0]
+        return Direction(self._scaled(result.x), result.info)
+
+    def _scaled(self, v: Array) -> Array:
+        """Times the scales; what leaves the range of the dtype is infinite, and not warned of."""
+        if self._scales is None:
+            return v
+        with np.errstate(over="ignore"):
+            scaled: Array = (self._scales * v).astype(v.dtype)
+        return scaled
 
     def _scales_of(self, formed: DenseMatrix) -> NDArray[np.float64] | None:
         """1 / sqrt of the diagonal, of which nothing is below a part of the largest."""

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._arrays import as_name, as_number
-from .._typing import Array
+from .._state import StateReader
+from .._typing import Array, State
 
 __all__ = ["Averaging", "ParameterAverage", "as_average"]
 
@@ -61,6 +62,34 @@ class ParameterAverage:
         difference *= weight
         difference += self._mean.params
         self._mean = Mean(count, difference)
+
+    def state_dict(self) -> State:
+        """Decay, steps and mean, by name; a copy."""
+        steps, params = self._mean
+        return {
+            "decay": self.decay,
+            "steps": steps,
+            "params": None if params is None else params.copy(),
+        }
+
+    @staticmethod
+    def check_state(state: object, path: str, num_params: int) -> StateReader:
+        """Check what `state_dict` returned; a ValueError names what does not fit."""
+        reader = StateReader(state, path, ("decay", "steps", "params"))
+        reader.integer("steps")
+        reader.optional_array("params", (num_params,), np.dtype(np.float64))
+        if reader["decay"] is not None:
+            reader.number("decay", minimum=0.0, maximum=1.0)
+        return reader
+
+    def load_state_dict(self, state: State, num_params: int) -> None:
+        """Put back what `state_dict` returned, of the same decay."""
+        reader = self.check_state(state, "average", num_params)
+        reader.same("decay", self.decay)
+        params = reader.optional_array("params", (num_params,), np.dtype(np.float64))
+        self._mean = Mean(
+            reader.integer("steps"), None if params is None else params.astype(np.float64)
+        )
 
     def params(self, like: Array) -> Array | None:
         """Return the mean (P,), a copy in the dtype of `like`; None before the first point."""

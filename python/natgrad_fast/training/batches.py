@@ -43,8 +43,17 @@ class Data(Protocol):
     def batches_per_epoch(self) -> int | None:
         """Steps of an epoch, if the size stays; None where that is unknown."""
 
-    def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
-        """Batches of an epoch."""
+    position: int  # cases of the epoch that were taken, or elements of an iterable
+
+    @property
+    def size(self) -> int:
+        """Cases of the next batch; 0 where others choose it."""
+
+    def batches(self, rng: np.random.Generator, start: int = 0) -> Iterator[Batch]:
+        """Batches of an epoch, those before the position `start` left out."""
+
+    def set_size(self, size: int) -> None:
+        """Go on with batches of so many cases."""
 
     def resize(self, step: int) -> bool:
         """Set the size of the batch for a step, counted from 0; whether it may grow beyond."""
@@ -92,6 +101,7 @@ class Cases:
         self.num_cases = self._x.shape[0] if self._places is None else len(self._places)
         self._sizes = BatchSizes(batch_size, self.num_cases, net)
         self._template: Batch | None = None
+        self.position = 0
         if self.is_full:
             self._whole()
         else:
@@ -131,26 +141,38 @@ class Cases:
         """Make the batches larger."""
         self._sizes.grow()
 
-    def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
+    @property
+    def size(self) -> int:
+        """Cases of the next batch."""
+        return self._sizes.size
+
+    def set_size(self, size: int) -> None:
+        """Go on with batches of so many cases."""
+        self._sizes.size = min(max(size, 1), self.num_cases)
+
+    def batches(self, rng: np.random.Generator, start: int = 0) -> Iterator[Batch]:
         """Batches of an epoch: `size` cases each, the last one perhaps fewer.
 
         Where sizes may grow, the last one is larger or smaller by up to a half instead. They are
         drawn without replacement; all cases at once are one batch, and nothing is drawn. Sizes that
         change in between count at once.
         """
-        if self.is_full:
+        self.position = start
+        if self.is_full and start == 0:
+            self.position = self.num_cases
             yield self._whole()
             return
         order = rng.permutation(self.num_cases)
-        first = 0
+        first = start
         while first < self.num_cases:
             size, rest = min(self._sizes.size, self.num_cases), self.num_cases - first
             is_last = rest <= size
             if self._sizes.may_grow:
                 is_last = 2 * rest < 3 * size
             end = self.num_cases if is_last else first + size
-            yield self._take(order[first:end])
-            first = end
+            batch = self._take(order[first:end])
+            self.position = first = end
+            yield batch
 
     def advice(self, first: Batch) -> str | None:
         """What to do about data far from unit scale, by cases from all of them."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TextIO
 
 import numpy as np
 
 from .._arrays import as_count, as_number
-from .._typing import Array
+from .._state import StateReader
+from .._typing import Array, State
 from ..model.mlp import MLP
 from .history import History, StepInfo
 from .trainee import Trainee
@@ -148,6 +149,28 @@ class EarlyStopping:
         else:
             self._waited += 1
         return self._waited >= self.patience
+
+    def state_dict(self) -> State:
+        """What was seen, for a fit that goes on later."""
+        return {
+            "best_loss": self.best_loss if math.isfinite(self.best_loss) else None,
+            "best_epoch": self.best_epoch,
+            "waited": self._waited,
+            "best": None if self._best is None else self._best.copy(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Put back what `state_dict` returned; a ValueError names what does not fit."""
+        reader = StateReader(state, "state", ("best_loss", "best_epoch", "waited", "best"))
+        best = reader["best"]
+        if best is not None:
+            is_vector = isinstance(best, np.ndarray) and best.ndim == 1
+            if not is_vector or best.dtype not in (np.float32, np.float64):
+                raise reader.refuse("best", "a vector of parameters")
+            best = reader.array("best", best.shape, best.dtype)
+        epoch = None if reader["best_epoch"] is None else reader.integer("best_epoch")
+        loss, waited = reader.number_or("best_loss", math.inf), reader.integer("waited")
+        self.best_loss, self.best_epoch, self._best, self._waited = loss, epoch, best, waited
 
     def end(self, context: TrainingContext) -> None:
         """Put the best parameters back."""

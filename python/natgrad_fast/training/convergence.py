@@ -9,7 +9,8 @@ from typing import Literal
 import numpy as np
 
 from .._arrays import as_number, dot
-from .._typing import Array, DType
+from .._state import StateReader
+from .._typing import Array, DType, State
 from .history import StepInfo
 
 __all__ = ["Convergence", "Tolerance"]
@@ -44,6 +45,30 @@ class Convergence:
         self._losses: deque[float] = deque(maxlen=WINDOW + 1)
         self._longest = 0.0
         self._at_rounding = 0
+
+    def state_dict(self) -> State:
+        """What the steps have shown, by name."""
+        return {
+            "losses": list(self._losses),
+            "longest": self._longest if math.isfinite(self._longest) else None,
+            "at_rounding": self._at_rounding,
+        }
+
+    @staticmethod
+    def check_state(state: object, path: str) -> StateReader:
+        """Check what `state_dict` returned; a ValueError names what does not fit."""
+        reader = StateReader(state, path, ("losses", "longest", "at_rounding"))
+        reader.numbers("losses", WINDOW + 1)
+        reader.number_or("longest", math.inf)
+        reader.integer("at_rounding")
+        return reader
+
+    def load_state_dict(self, state: State) -> None:
+        """Put back what `state_dict` returned."""
+        reader = self.check_state(state, "convergence")
+        self._losses = deque(reader.numbers("losses", WINDOW + 1), maxlen=WINDOW + 1)
+        self._longest = reader.number_or("longest", math.inf)
+        self._at_rounding = reader.integer("at_rounding")
 
     def reason(self, info: StepInfo, params: Array, num_threads: int) -> str | None:
         """Which tolerance is met after a step that led to `params`, or None."""

@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .._arrays import as_count, as_name, as_number
-from .._typing import Array
+from .._typing import Array, State
 from ..model.batch import Batch, BatchOptions
 from .advice import warn
 from .averaging import Averaging, ParameterAverage, as_average
 from .batches import Cases, Data
 from .callbacks import Callback, StopTraining, TrainingContext, as_callbacks
 from .convergence import Convergence, Tolerance
+from .cursor import Cursor
 from .history import EpochInfo, History, StepInfo
 from .schedule import BatchSchedule
 from .stream import BadBatch, Stream
@@ -54,6 +55,7 @@ def fit(
     tolerances: tuple[Tolerance, Tolerance, Tolerance],
     averaging: Averaging,
     on_bad_batch: Literal["raise", "skip"],
+    resume: bool,
 ) -> History:
     """Train an optimizer's net for some epochs; see `NaturalGradient.fit`."""
     epochs = as_count(epochs, "epochs", 0)
@@ -72,12 +74,27 @@ def fit(
     loop = _Loop(optimizer, data, as_callbacks(callbacks), check, time_limit, convergence)
     loop.average = as_average(averaging)
     loop.skips = on_bad_batch == "skip"
+    if not isinstance(resume, bool):
+        raise TypeError(f"resume must be True or False, got {resume!r}")
+    unfinished = optimizer._unfinished
+    if resume and isinstance(unfinished, Cursor):
+        loop.go_on_from(unfinished)
     if progress:
         steps = data.batches_per_epoch
         loop.bar = _progress_bar(None if steps is None else epochs * steps)
     return loop.run(epochs)
 
 
+# What ends a training for good: `resume` then begins a new one.
+ENDS = {
+    "epochs",
+    "objective_tol",
+    "gradient_tol",
+    "step_tol",
+    "damping_limit",
+    "exhausted",
+    "non_finite",
+}
 # Batches in a row whose objective is not finite, after which a training ends.
 MOST_NON_FINITE = 3
 
@@ -94,7 +111,9 @@ class _Loop:
         time_limit: float | None,
         convergence: Convergence,
     ) -> None:
-        self.optimizer, self.data, self.callbacks = optimizer, data, callbacks
+        self.optimizer, self.data = optimizer, data
+        # Checkpoints hold what the others have seen.
+        self.callbacks = sorted(callbacks, key=lambda one: getattr(one, "runs_last", False))
         self.check, self.time_limit, self.convergence = check, time_limit, convergence
         self.average: ParameterAverage | None = None
         self.skips = False
@@ -104,19 +123,86 @@ class _Loop:
         self.non_finite = 0  # batches in a row
         self.last: TrainingContext | None = None
         self.before = optimizer.last_info
+        self.start_of_run = Cursor.start(data.num_cases, data.size, optimizer._rng)
+        # of the next step
+        self.number, self.position, self.next_position = 0, 0, 0
+        self.order: State = self.start_of_run.order
+        self.is_sized, self.is_exhausted = True, False
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the whole training, before it was left too."""
+        return self.start_of_run.num_steps + len(self.history.steps)
+
+    def go_on_from(self, cursor: Cursor) -> None:
+        """Begin where another call was left, with the same data and options."""
+        if cursor.num_cases != self.data.num_cases:
+            raise ValueError(
+                f"X has {self.data.num_cases:g} cases, the training that is resumed "
+                f"{cursor.num_cases:g}"
+            )
+        if (cursor.average is None) != (self.average is None):
+            raise ValueError("averaging must be as in the training that is resumed")
+        if self.average is not None and cursor.average is not None:
+            self.average.load_state_dict(cursor.average, self.optimizer.net.num_params)
+        self.convergence.load_state_dict(cursor.convergence)
+        self.start_of_run, self.number, self.order = cursor, cursor.epoch, cursor.order
+        self.position = self.next_position = cursor.position
+        self.is_sized, self.non_finite = cursor.is_sized, cursor.non_finite
+        self.history.skipped = cursor.skipped
+        self.data.set_size(cursor.size)
+
+    def cursor(self) -> Cursor:
+        """Where the training is: after the last step that was recorded."""
+        optimizer, begun = self.optimizer, self.start_of_run
+        epoch_losses = [
+            info.loss
+            for info, epoch in zip(self.history.steps, self.history.epoch_of_step, strict=False)
+            if epoch == self.number
+        ]
+        earlier = begun.losses if self.number == begun.epoch else ()
+        is_between = self.is_exhausted
+        return Cursor(
+            epoch=self.number + int(is_between),
+            position=0 if is_between else self.position,
+            num_steps=self.num_steps,
+            num_cases=self.data.num_cases,
+            size=self.data.size,
+            is_sized=self.is_sized,
+            skipped=self.history.skipped,
+            non_finite=self.non_finite,
+            order=dict(optimizer._rng.bit_generator.state) if is_between else self.order,
+            losses=np.array([] if is_between else [*earlier, *epoch_losses], np.float64),
+            convergence=self.convergence.state_dict(),
+            average=None if self.average is None else self.average.state_dict(),
+            callbacks=tuple(map(_state_of, self.callbacks)),
+        )
+
+    def begin(self) -> None:
+        """Tell the callbacks; those of the same class at the same place go on as well."""
+        for place, callback in enumerate(self.callbacks):
+            getattr(callback, "begin", _nothing)()
+            known = self.start_of_run.callbacks[place : place + 1]
+            if known and known[0] is not None and known[0]["name"] == type(callback).__name__:
+                getattr(callback, "load_state_dict", _nothing)(known[0]["state"])
 
     def run(self, epochs: int) -> History:
         """Train; Ctrl-C ends it, and a step that was taken is in the history."""
-        for callback in self.callbacks:
-            getattr(callback, "begin", _nothing)()
+        self.begin()
+        optimizer, is_ended = self.optimizer, False
+        before = optimizer._unfinished
+        optimizer._unfinished = self.cursor
         try:
-            for epoch in range(epochs):
+            for epoch in range(self.number, epochs):
                 self.epoch(epoch)
                 if self.is_over:
                     break
+            is_ended = self.history.stop_reason in ENDS
         except KeyboardInterrupt:
             self.history.stop_reason = "interrupted"
         finally:
+            after = None if is_ended else self.cursor()
+            optimizer._unfinished = after if self.history.steps else before
             if self.bar is not None:
                 self.bar.close()
         self.keep_average()
@@ -151,7 +237,10 @@ class _Loop:
 
     def steps(self, number: int, start: float, first: int) -> None:
         """Take the steps of an epoch."""
-        batches = self.data.batches(self.optimizer._rng)
+        self.begin_order(number)
+        if not self.is_sized:
+            self.resize()
+        batches = self.data.batches(self.optimizer._rng, self.position)
         batch = self.upcoming(batches)
         self.begin_epoch(number, batch)
         while batch is not None and not self.is_over:
@@ -164,8 +253,7 @@ class _Loop:
             info = self.optimizer._step_of(batch, self.data.num_cases)
             self.record(info, number)
             self.judge(info)
-            if self.data.resize(len(self.history.steps)) and self.optimizer._grown():
-                self.data.grow()
+            self.resize()
             try:
                 batch = self.upcoming(batches)
             except BaseException:
@@ -175,11 +263,29 @@ class _Loop:
             validation = self.end_epoch(number, start, first) if is_end else None
             self.tell(info, number, is_end, validation)
 
+    def begin_order(self, number: int) -> None:
+        """An epoch's order is drawn anew, or for one that goes on once more."""
+        rng = self.optimizer._rng
+        if number == self.number and self.position > 0:
+            rng.bit_generator.state = self.order
+            return
+        self.order = dict(rng.bit_generator.state)
+        self.number, self.position, self.is_exhausted = number, 0, False
+
+    def resize(self) -> None:
+        """Let the size of the batches follow a step."""
+        if self.data.resize(self.num_steps) and self.optimizer._grown():
+            self.data.grow()
+        self.is_sized = True
+
     def upcoming(self, batches: Iterator[Batch]) -> Batch | None:
         """The next batch that can be used; None if there is none, or no time to look for it."""
         while True:
             try:
-                return next(batches, None)
+                batch = next(batches, None)
+                self.next_position = self.data.position
+                self.is_exhausted = batch is None
+                return batch
             except BadBatch as bad:
                 if not self.skips:
                     raise
@@ -193,7 +299,7 @@ class _Loop:
     def begin_epoch(self, number: int, batch: Batch | None) -> None:
         """Look at the first batch of an epoch."""
         if batch is None and not self.is_over:
-            if number == 0:
+            if self.num_steps == 0:
                 skipped = self.history.skipped
                 why = f": all {skipped} of them were skipped" if skipped else ""
                 raise ValueError(f"X has no batch that can be used{why}")
@@ -209,6 +315,7 @@ class _Loop:
         here = len(history.steps)  # an interrupt may have come before the last line
         history.epoch_of_step[here:] = [epoch]
         history.skipped_before_step[here:] = [history.skipped]
+        self.is_sized, self.position = False, self.next_position
         history.steps.append(info)
         self.include()
         if self.bar is not None:
@@ -244,7 +351,7 @@ class _Loop:
         epochs.append(
             EpochInfo(
                 epoch=number,
-                loss=math.fsum(info.loss for info in steps) / len(steps),
+                loss=self.mean_loss(number, steps),
                 validation_loss=validation,
                 seconds=time.perf_counter() - start,
                 averaged_validation_loss=averaged,
@@ -252,10 +359,17 @@ class _Loop:
         )
         return validation
 
+    def mean_loss(self, number: int, steps: list[StepInfo]) -> float:
+        """Over the batches of an epoch, those before it was left too."""
+        begun = self.start_of_run
+        earlier = begun.losses if number == begun.epoch else begun.losses[:0]
+        total = math.fsum([*earlier, *(info.loss for info in steps)])
+        return total / (len(earlier) + len(steps))
+
     def include(self) -> None:
         """Take the parameters after the last step into the average, once."""
         if self.average is not None and self.history.steps:
-            self.average.include(self.optimizer.net.params, len(self.history.steps))
+            self.average.include(self.optimizer.net.params, self.num_steps)
 
     def keep_average(self) -> Array | None:
         """The average so far, which goes into the history."""
@@ -284,6 +398,11 @@ class _Loop:
 
 def _nothing(*_: object) -> None:
     """What callbacks without `begin` or `end` do."""
+
+
+def _state_of(callback: Callback) -> State | None:
+    make = getattr(callback, "state_dict", None)
+    return None if make is None else {"name": type(callback).__name__, "state": make()}
 
 
 def _as_validation(optimizer: Trainee, validation: object, options: BatchOptions) -> Batch:

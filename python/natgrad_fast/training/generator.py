@@ -12,10 +12,10 @@ from .._state import StateReader
 __all__ = ["as_generator"]
 
 
-def as_generator(reader: StateReader) -> np.random.Generator:
+def as_generator(reader: StateReader, key: str = "rng") -> np.random.Generator:
     """A generator with the state of `numpy.random.default_rng`'s, PCG64."""
     names = ("bit_generator", "state", "has_uint32", "uinteger")
-    outer = StateReader(reader["rng"], reader.path("rng"), names)
+    outer = StateReader(reader[key], reader.path(key), names)
     outer.same("bit_generator", "PCG64")
     inner = StateReader(outer["state"], outer.path("state"), ("state", "inc"))
     state: Mapping[str, Any] = {

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from .._arrays import Decay, all_finite, as_count, as_decay, as_name, as_num_threads
-from .._state import StateReader, inside
 from .._typing import State
 from ..losses import Loss, LossName, as_loss
 from ..model.batch import Batch
@@ -19,16 +18,17 @@ from ..solvers import StepSolver, as_solver
 from .averaging import Averaging
 from .callbacks import Callback
 from .convergence import Tolerance
+from .cursor import Cursor
 from .damping import DampingPolicy, as_policy, check_policy
 from .evidence import BayesianRegularization
 from .exact import CURVATURES, ExactSteps
 from .fit import fit
-from .generator import as_generator
 from .history import History, StepInfo
 from .identity import identity
 from .progress import Progress
 from .rescale import as_momentum
 from .schedule import BatchSchedule
+from .state import load_optimizer_state, optimizer_state
 from .step_cases import (
     as_batch,
     as_curvature_batch,
@@ -158,6 +158,7 @@ class NaturalGradient:
         )
         self._stochastic: StochasticSteps | None = None  # made when the first one is due
         self._progress = Progress()
+        self._unfinished: Cursor | Callable[[], Cursor] | None = None
 
     def __repr__(self) -> str:
         """What is trained, and how."""
@@ -353,6 +354,7 @@ class NaturalGradient:
         xtol: Tolerance = "auto",
         averaging: Averaging = None,
         on_bad_batch: Literal["raise", "skip"] = "raise",
+        resume: bool = False,
     ) -> History:
         """Train for some epochs, or until nothing is to be gained any more.
 
@@ -394,6 +396,11 @@ class NaturalGradient:
             What happens to a batch of an iterable that can not be used, as where it has NaN or
             another width: a ValueError with its number, all steps before it being taken; or one
             warning for all, and `History.skipped`.
+        resume : bool
+            Go on with the last call if that was left before its end, by Ctrl-C, a time limit, a
+            callback or an exception, also by another optimizer whose state this one has: `epochs`
+            counts from its beginning. With the same data and options the bits are those of a run
+            that was not left. The elements of an iterable that were used are asked for again.
 
         Returns
         -------
@@ -441,6 +448,7 @@ class NaturalGradient:
             tolerances=(ftol, gtol, xtol),
             averaging=averaging,
             on_bad_batch=on_bad_batch,
+            resume=resume,
         )
 
     def state_dict(self) -> State:
@@ -450,18 +458,11 @@ class NaturalGradient:
         -------
         dict
             What the state belongs to (architecture, loss, curvature and the order of its cases,
-            momentum, l2), step number, warm start, previous step, random state, and the states of
-            damping and solver. The same for every instruction set and number of threads.
+            momentum, l2), step number, warm start, previous step, random state, the states of
+            damping and solver, and where a `fit` that has not ended is. The same for every
+            instruction set and number of threads.
         """
-        steps = self._stochastic
-        return {
-            **self._identity(),
-            **self._progress.state(),
-            "damping": self._exact.policy.state_dict(),
-            "solver": self.solver.state_dict(),
-            "statistics": None if steps is None else steps.preconditioner.state_dict(),
-            "rng": self._rng.bit_generator.state,
-        }
+        return optimizer_state(self)
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Put back what `state_dict` returned; training then goes on bit for bit.
@@ -475,24 +476,7 @@ class NaturalGradient:
         ValueError
             If anything in it does not fit, with the name of the leaf; nothing has changed then.
         """
-        fixed = self._identity()
-        names = (*self._progress.state(), "damping", "solver", "statistics", "rng")
-        reader = StateReader(state, "state", (*fixed, *names))
-        for name, wanted in fixed.items():
-            reader.same(name, wanted)
-        progress = Progress.of_state(reader, self.net.num_params, self.net.dtype)
-        rng = as_generator(reader)
-        stochastic = None
-        if reader["statistics"] is not None:
-            stochastic = self._make_stochastic()
-            with inside(reader.path("statistics")):
-                stochastic.preconditioner.load_state_dict(reader["statistics"])
-        with self._exact.kept_if_it_fails():
-            with inside(reader.path("damping")):
-                self._exact.policy.load_state_dict(reader["damping"])
-            with inside(reader.path("solver")):
-                self.solver.load_state_dict(reader["solver"])
-        self._rng, self._progress, self._stochastic = rng, progress, stochastic
+        load_optimizer_state(self, state)
 
     def _identity(self) -> State:
         share, seed = self.curvature_share, self._seed

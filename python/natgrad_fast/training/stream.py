@@ -44,6 +44,8 @@ class Stream:
 
     num_cases = math.inf
     is_full = False
+    size = 0
+    position = 0
 
     def __init__(
         self, optimizer: Trainee, X: object, batch_size: object, sample_weight: object
@@ -67,14 +69,17 @@ class Stream:
         except TypeError:  # of a loader of an iterable, say
             return None
 
-    def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
+    def batches(self, rng: np.random.Generator, start: int = 0) -> Iterator[Batch]:
         """Batches of an epoch, each checked when it is asked for.
 
-        One that can not be used raises `BadBatch`, after which the next one can be asked for.
+        One that can not be used raises `BadBatch`, after which the next one can be asked for. The
+        first `start` elements are asked for and not looked at.
         """
-        return map(self._read, itertools.count(), self._source)
+        self.position = start
+        return map(self._read, itertools.count(start), itertools.islice(self._source, start, None))
 
     def _read(self, number: int, item: Any) -> Batch:
+        self.position = number + 1
         try:
             if isinstance(item, Batch):
                 if item.targets is None:
@@ -94,6 +99,9 @@ class Stream:
         return False
 
     def grow(self) -> None:
+        """Nothing: sizes are those of the batches."""
+
+    def set_size(self, size: int) -> None:
         """Nothing: sizes are those of the batches."""
 
     def advice(self, first: Batch) -> str | None:

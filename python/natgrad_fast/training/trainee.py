@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from ..losses import Loss
 from ..model.batch import Batch
 from ..model.mlp import MLP
+from .cursor import Cursor
 from .damping import DampingPolicy
 from .evidence import BayesianRegularization
 from .history import StepInfo
@@ -24,6 +26,7 @@ class Trainee(Protocol):
     num_threads: int
     _rng: np.random.Generator
     _evidence: BayesianRegularization | None
+    _unfinished: Cursor | Callable[[], Cursor] | None  # where a `fit` was left, or is
 
     @property
     def l2(self) -> float | tuple[float, float]:

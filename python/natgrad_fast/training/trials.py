@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .._arrays import Decay, dot
+from .._arrays import Decay, all_finite, dot
 from .._typing import Array, Linearization
 from ..linear.results import SolveInfo, Status
 from ..model.batch import Batch
@@ -176,11 +176,21 @@ class Trials:
         params = batch.net.params
         chosen = backtrack(direction, params, self.cases.backtracking.value)
         metric = self.solver.metric
-        update = rescale(
-            self.matrix, self.gradient, -chosen.x, self.last, damping, fixed=fixed, metric=metric
-        )
-        candidate = params + update.d
-        new_loss = batch.value(candidate)
+        if all_finite(chosen.x, batch.num_threads):
+            update = rescale(
+                self.matrix,
+                self.gradient,
+                -chosen.x,
+                self.last,
+                damping,
+                fixed=fixed,
+                metric=metric,
+            )
+            candidate = params + update.d
+            new_loss = batch.value(candidate)
+        else:  # beyond the range of the dtype: a step that is rejected
+            update = Update(-chosen.x, 1.0, 0.0, math.nan, math.inf, math.inf)
+            candidate, new_loss = params + update.d, math.inf
         self.evaluations += chosen.evaluations + 1
         is_rounding = _is_rounding(update, self.loss, params, batch.num_threads)
         return Trial(
