@@ -1,8 +1,9 @@
-"""Command line: ``natgrad-fast demo``, ``natgrad-fast info``, ``natgrad-fast bench``."""
+"""Command line: ``natgrad-fast train``, ``predict``, ``demo``, ``info`` and ``bench``."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -10,6 +11,8 @@ from typing import Any
 
 from .. import __version__
 from ..config import show_config
+from .arguments import add_predict, add_train, positive, seed
+from .mistake import Mistake
 
 __all__ = ["main"]
 
@@ -38,6 +41,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except Mistake as mistake:
+        print(f"error: {mistake}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # as `head` leaves behind; Python writes once more when it ends
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -48,6 +61,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"natgrad_fast {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
+    add_train(commands, run_train)
+    add_predict(commands, run_predict)
     demo = commands.add_parser(
         "demo", help="fit a function and classify handwritten digits, beside Adam"
     )
@@ -75,6 +90,20 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def run_train(args: argparse.Namespace) -> int:
+    """`natgrad-fast train`."""
+    from .train import run_train as run
+
+    return run(args)
+
+
+def run_predict(args: argparse.Namespace) -> int:
+    """`natgrad-fast predict`."""
+    from .predict import run_predict as run
+
+    return run(args)
+
+
 def run_demo(args: argparse.Namespace) -> int:
     """`natgrad-fast demo`."""
     from .demo import run_demo as run
@@ -94,25 +123,3 @@ def run_info(args: argparse.Namespace) -> int:
         text = ", ".join(fact) if isinstance(fact, tuple) else fact
         print(f"{name:{width}s}  {text}")
     return 0
-
-
-def positive(text: str) -> int:
-    """Parse a count of at least 1."""
-    return as_int(text, 1, None)
-
-
-def seed(text: str) -> int:
-    """Parse a seed that NumPy's and scikit-learn's generators take."""
-    return as_int(text, 0, 2**32 - 1)
-
-
-def as_int(text: str, low: int, high: int | None) -> int:
-    """Parse an integer within bounds; argparse prints the error."""
-    wanted = f"wanted an integer >= {low}" + ("" if high is None else f" and <= {high}")
-    try:
-        number = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"got {text!r}, {wanted}") from None
-    if number < low or (high is not None and number > high):
-        raise argparse.ArgumentTypeError(f"got {number}, {wanted}")
-    return number
