@@ -109,6 +109,12 @@ def choose(
     features = [name for name in left if name not in chosen and name not in table.targets]
     if not features:
         raise Mistake(f"{table.source}: no column is left besides the target")
+    unnamed = [name for name in features if name in table.unnamed]
+    if unnamed:
+        raise Mistake(
+            f"{table.source}: {few(unnamed)} has no name (the index of a data frame?): give it "
+            f"one, or leave it out with --drop {unnamed[0]!r}"
+        )
     _refuse_words(table, features)
     table.refuse_missing([*features, *chosen])
     loss, why = (loss, "as asked for") if loss else _loss_of(table, chosen)

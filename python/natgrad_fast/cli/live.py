@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TextIO
 
 from .._typing import State
 from ..io import load, save
 from ..training.callbacks import EarlyStopping, TrainingContext
+from ..training.history import StepInfo
 from .run import BEST, RECORDS, Run, plain
 
 __all__ = ["Best", "Live", "Records"]
@@ -97,18 +98,40 @@ class Live:
 
 
 class Records:
-    """Add the record of every step to the run's file, a line of JSON each."""
+    """Add the record of every step to the run's file, a line of JSON each.
+
+    Steps whose callbacks were interrupted are written at the end of the training.
+    """
 
     def __init__(self, run: Run) -> None:
         self.path, self.before = run.path(RECORDS), run.epochs_before
+        self.last = -1  # step that was written last
 
     def __call__(self, context: TrainingContext) -> None:
         """Write a line."""
-        record = {"epoch": self.before + context.epoch, **context.info.to_dict()}
-        if context.validation_loss is not None:
-            record["validation_loss"] = context.validation_loss
+        self._write(context.info, context.epoch, context.validation_loss)
+
+    def end(self, context: TrainingContext) -> None:
+        """Write what is missing, on lines of their own."""
+        history = context.history
+        missing = [
+            (info, epoch)
+            for info, epoch in zip(history.steps, history.epoch_of_step, strict=False)
+            if info.step > self.last
+        ]
+        for info, epoch in missing:
+            is_told = info is context.info
+            self._write(info, epoch, context.validation_loss if is_told else None, "\n")
+
+    def _write(
+        self, info: StepInfo, epoch: int, validation: float | None, before: str = ""
+    ) -> None:
+        record = {"epoch": self.before + epoch, **info.to_dict()}
+        if validation is not None:
+            record["validation_loss"] = validation
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(plain(record)) + "\n")
+            file.write(f"{before}{json.dumps(plain(record))}\n")
+        self.last = info.step
 
 
 class Best(EarlyStopping):
@@ -119,6 +142,7 @@ class Best(EarlyStopping):
 
     def __init__(self, run: Run, patience: int | None) -> None:
         self.run = run
+        self._seen: TrainingContext | None = None
         super().__init__(NEVER if patience is None else patience, restore_best=True)
 
     @property
@@ -129,13 +153,29 @@ class Best(EarlyStopping):
     def begin(self) -> None:
         """Begin with the best of earlier fits."""
         super().begin()
-        if self.run.best and self.path.is_file():
+        self._take_file()
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Put back what a checkpoint holds, or the file's net if that was found after it."""
+        super().load_state_dict(state)
+        self._take_file()
+
+    def _take_file(self) -> None:
+        loss = self.run.best.get("loss", math.inf)
+        if loss < self.best_loss and self.path.is_file():
             best = load(self.path)[0].params
-            known: State = {"best_loss": self.run.best["loss"], "best_epoch": 0, "waited": 0}
-            self.load_state_dict({**known, "best": best})
+            known: State = {"best_loss": loss, "best_epoch": 0, "waited": 0}
+            super().load_state_dict({**known, "best": best})
+
+    def __call__(self, context: TrainingContext) -> bool:
+        """Whether to stop."""
+        self._seen = context
+        return super().__call__(context)
 
     def end(self, context: TrainingContext) -> None:
-        """Write the best net."""
+        """Look at an epoch whose callbacks were interrupted, and write the best net."""
+        if self._seen is not context:
+            self(context)
         if self._best is None or not math.isfinite(self.best_loss):
             return
         net = context.net.copy()

@@ -52,8 +52,10 @@ class Table:
         "line" or "row".
     is_named : bool
         Whether the source names the columns; else they are x0, x1, ..
-    targets : list of str
+    targets : tuple of str
         Columns that the source itself calls targets.
+    unnamed : tuple of str
+        Columns whose name is empty in the source, which are called by their number.
     """
 
     source: str
@@ -63,6 +65,7 @@ class Table:
     row_word: str = "row"
     is_named: bool = True
     targets: tuple[str, ...] = ()
+    unnamed: tuple[str, ...] = ()
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         """The column of a name."""
@@ -151,8 +154,9 @@ def _standard_input() -> TextIO:
 
 def _from_csv(source: str, file: TextIO, delimiter: str | None) -> Table:
     """Read text whose first line names the columns; empty lines are passed over."""
-    if delimiter is not None and len(delimiter) != 1:
-        raise Mistake(f"--delimiter must be one character, got {delimiter!r}")
+    delimiter = {"tab": "\t", "\\t": "\t"}.get(delimiter or "", delimiter)
+    if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
+        raise Mistake(f"--delimiter must be one character or tab, got {delimiter!r}")
     lines: list[int] = []
     reader: Any = None
     try:
@@ -160,7 +164,7 @@ def _from_csv(source: str, file: TextIO, delimiter: str | None) -> Table:
         delimiter = delimiter or _delimiter_of(first)
         reader = csv.reader(chain([first], file), delimiter=delimiter, strict=True)
         header = [name.strip() for name in next(reader, [])]
-        _check_header(source, header)
+        unnamed = _check_header(source, header)
         columns = [_Cells() for _ in header]
         records = _records(source, reader, len(header), before, lines)
         while block := list(islice(records, BLOCK)):
@@ -176,7 +180,8 @@ def _from_csv(source: str, file: TextIO, delimiter: str | None) -> Table:
     if not lines:
         raise Mistake(f"{source}: no row below the line of column names")
     rows = np.array(lines, np.intp)
-    return Table(source, header, [column.array() for column in columns], rows, "line")
+    arrays = [column.array() for column in columns]
+    return Table(source, header, arrays, rows, "line", unnamed=unnamed)
 
 
 def _first_line(file: TextIO) -> tuple[int, str]:
@@ -259,8 +264,8 @@ def _as_numbers(cells: Sequence[str]) -> NDArray[np.float64] | None:
         return None
 
 
-def _check_header(source: str, header: list[str]) -> None:
-    """Refuse names that appear twice, and a first line of data."""
+def _check_header(source: str, header: list[str]) -> tuple[str, ...]:
+    """Refuse names that appear twice, and a first line of data; name what has no name."""
     if header in ([], [""]):
         raise Mistake(f"{source}: empty; wanted a line of column names and rows below it")
     seen: set[str] = set()
@@ -272,11 +277,12 @@ def _check_header(source: str, header: list[str]) -> None:
     is_data = all(_is_number(name) for name in header)
     if is_data and (twice or not all(name.isdecimal() for name in header)):
         raise Mistake(f"{source}: the first line is all numbers: wanted a line of column names")
-    for place, name in enumerate(header):
-        if not name:
-            header[place] = f"column {place + 1}"
     if twice:
         raise Mistake(f"{source}: columns appear twice: {few(list(map(repr, twice)))}")
+    empty = [place for place, name in enumerate(header) if not name]
+    for place in empty:
+        header[place] = f"column {place + 1}"
+    return tuple(header[place] for place in empty)
 
 
 def _is_number(text: str) -> bool:
