@@ -172,6 +172,7 @@ class Run:
         losses = {r["epoch"]: r["validation_loss"] for r in records if "validation_loss" in r}
         epochs, arrays["epoch"] = np.unique(arrays["epoch"], return_inverse=True)
         figure = draw(arrays, [losses.get(epoch) for epoch in epochs.tolist()], "step")
+        figure.axes[-1].xaxis.get_major_locator().set_params(integer=True)
         figure.savefig(self.path(FIGURE), dpi=130)
 
 
