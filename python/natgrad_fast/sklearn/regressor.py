@@ -49,7 +49,8 @@ class NaturalGradientRegressor(
         As in `NaturalGradientClassifier`; the score is R^2.
     scale : {"auto", True, False}
         Whether columns of X, and of y but for "poisson", are brought to mean 0 and standard
-        deviation 1 inside, so that raw units work; "auto" does.
+        deviation 1 inside, so that raw units work; "auto" does. For "student_t" median and spread of
+        y are those that outliers leave alone.
     dtype, num_threads, time_limit
         As in `NaturalGradientClassifier`.
 
@@ -155,8 +156,9 @@ class NaturalGradientRegressor(
         if not goes_on:
             self._is_flat, self._num_targets = y.ndim == 1, table.shape[1]
             is_scaled = self.scale in ("auto", True) and self.loss != "poisson"
+            measure = Scaling.robust if self.loss == "student_t" else Scaling.of
             self._target_scaling = (
-                Scaling.of(table, weights) if is_scaled else Scaling.none(table.shape[1])
+                measure(table, weights) if is_scaled else Scaling.none(table.shape[1])
             )
             self._begin(x, weights)
         elif table.shape[1] != self._num_targets:

@@ -12,6 +12,14 @@ from .._typing import Array
 __all__ = ["Scaling"]
 
 
+def _median(v: NDArray[np.float64], weights: NDArray[np.float64] | None) -> float:
+    """Where half of the weight is below; the mean of two values where it lies between them."""
+    order = np.argsort(v, kind="stable")
+    below = np.cumsum(np.ones(len(v)) if weights is None else weights[order])
+    places = [np.searchsorted(below, 0.5 * below[-1], side) for side in ("left", "right")]
+    return float(v[order[np.minimum(places, len(v) - 1)]].mean())
+
+
 class Scaling(NamedTuple):
     """x -> (x - mean) / deviation, column by column, computed in float64."""
 
@@ -34,6 +42,19 @@ class Scaling(NamedTuple):
         square = np.average((distance / largest) ** 2, axis=0, weights=weights)
         deviation = np.where(is_constant, 1.0, largest * np.sqrt(square))
         return cls(mean.astype(np.float64), deviation.astype(np.float64))
+
+    @classmethod
+    def robust(cls, x: Array, weights: NDArray[np.float64] | None) -> Scaling:
+        """Medians and 1.4826 times the medians of distances from them, which outliers leave alone.
+
+        The factor makes it the standard deviation of a Gaussian; that stands in where more than
+        half of the distances are 0.
+        """
+        plain = cls.of(x, weights)
+        x = np.asarray(x, np.float64)
+        middle = np.array([_median(column, weights) for column in x.T])
+        spread = 1.4826 * np.array([_median(column, weights) for column in np.abs(x - middle).T])
+        return cls(middle, np.where(spread > 0.0, spread, plain.deviation))
 
     @classmethod
     def none(cls, num_columns: int) -> Scaling:
