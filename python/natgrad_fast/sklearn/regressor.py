@@ -49,8 +49,8 @@ class NaturalGradientRegressor(
         As in `NaturalGradientClassifier`; the score is R^2.
     scale : {"auto", True, False}
         Whether columns of X, and of y but for "poisson", are brought to mean 0 and standard
-        deviation 1 inside, so that raw units work; "auto" does. For "student_t" median and spread of
-        y are those that outliers leave alone.
+        deviation 1 inside, so that raw units work; "auto" does. For "student_t" median and spread
+        of y are those that outliers leave alone.
     dtype, num_threads, time_limit
         As in `NaturalGradientClassifier`.
 
