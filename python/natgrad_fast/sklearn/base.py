@@ -15,6 +15,7 @@ from sklearn.utils.validation import _check_sample_weight
 
 from .._arrays import as_count, as_number
 from .._typing import Array
+from .._warnings import NatgradWarning
 from ..losses import Loss
 from ..model.mlp import MLP
 from ..solvers import Dense, Kronecker
@@ -190,7 +191,7 @@ class NaturalGradientEstimator(BaseEstimator):  # type: ignore[misc]
         self.history_ = history
         watch.finish(history)
         if history.stop_reason == "interrupted":
-            warnings.warn("Training interrupted by user.", stacklevel=3)
+            warnings.warn("Training interrupted by user.", NatgradWarning, stacklevel=3)
         if history.stop_reason == "epochs" and not is_partial and epochs > 1:
             warnings.warn(
                 f"max_iter={epochs} passes through the data were made, and the training has not "
