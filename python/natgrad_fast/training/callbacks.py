@@ -140,6 +140,13 @@ class EarlyStopping:
         self.restore_best = bool(restore_best)
         self.begin()
 
+    def __repr__(self) -> str:
+        """How it is made."""
+        return (
+            f"EarlyStopping(patience={self.patience}, min_delta={self.min_delta}, "
+            f"restore_best={self.restore_best})"
+        )
+
     def begin(self) -> None:
         """Forget what was seen: a training begins."""
         self.best_loss, self.best_epoch = math.inf, None
@@ -215,6 +222,10 @@ class JSONLines:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
 
+    def __repr__(self) -> str:
+        """How it is made."""
+        return f"JSONLines({self.path!r})"
+
     def __call__(self, context: TrainingContext) -> None:
         """Write a line."""
         record = {"epoch": context.epoch, **context.info.to_dict()}
@@ -249,6 +260,10 @@ class Log:
         if every_steps is not None:
             self.every_steps = as_count(every_steps, "every_steps", 1)
         self.file = file
+
+    def __repr__(self) -> str:
+        """How it is made."""
+        return f"Log(every_steps={self.every_steps})"
 
     def __call__(self, context: TrainingContext) -> None:
         """Print a line if it is time."""
