@@ -31,7 +31,7 @@ BELOW = {
 # python/natgrad_fast: a module imports those of its own layer and of the layers above it in this
 # table. Nothing imports studies, plots, sklearn or cli but what stands behind them.
 LAYERS = [
-    {"_cpu"},
+    {"_cpu", "_warnings"},
     {"_isa"},
     {"_core"},
     {"_typing"},

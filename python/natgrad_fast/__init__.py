@@ -10,6 +10,7 @@ from types import ModuleType
 
 from . import callbacks, datasets, losses, solvers
 from ._core import __version__
+from ._warnings import NatgradWarning
 from .config import default_num_threads, release_memory, show_config
 from .io import load, save
 from .laplace import Laplace
@@ -99,6 +100,7 @@ __all__ = [
     "Laplace",
     "LevenbergMarquardt",
     "MultishiftResult",
+    "NatgradWarning",
     "NaturalGradient",
     "Nystrom",
     "RadiusSearch",

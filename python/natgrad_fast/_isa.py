@@ -14,6 +14,7 @@ import warnings
 from types import ModuleType
 
 from . import _cpu
+from ._warnings import StartWarning
 
 __all__ = ["VARIABLE", "built", "load", "supported"]
 
@@ -65,7 +66,7 @@ def load(name: str) -> ModuleType:
             continue
         if errors:
             message = f"natgrad_fast runs with {isa}, since better modules failed: "
-            warnings.warn(message + "; ".join(errors), RuntimeWarning, stacklevel=2)
+            warnings.warn(message + "; ".join(errors), StartWarning, stacklevel=2)
         return module
     raise ImportError("the compiled core of natgrad_fast could not be loaded: " + "; ".join(errors))
 

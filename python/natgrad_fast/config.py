@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from . import _core, _isa
+from ._warnings import StartWarning
 
 __all__ = ["default_num_threads", "fma_peak", "release_memory", "show_config"]
 
@@ -42,7 +43,7 @@ for _name in STACK_VARIABLES:
         warnings.warn(
             f"{_name}={os.environ[_name]} is too little for worker threads, which need 32 KiB: "
             "natgrad_fast computes on the calling thread alone",
-            RuntimeWarning,
+            StartWarning,
             stacklevel=2,
         )
         _core.disable_threads()
@@ -53,6 +54,12 @@ def default_num_threads() -> int:
 
     The smaller of OpenMP's own limit (``OMP_NUM_THREADS`` and threadpoolctl count) and the CPUs
     that this process may use.
+
+    Examples
+    --------
+    >>> import natgrad_fast as ng
+    >>> ng.default_num_threads() >= 1
+    True
     """
     if hasattr(os, "sched_getaffinity"):
         cpus = len(os.sched_getaffinity(0))
@@ -72,6 +79,12 @@ def show_config() -> dict[str, Any]:
         ``isa_supported``, tuples of the instruction sets that this installation holds and of the
         x86-64 levels that this processor has, best first; ``python``, ``numpy``, ``platform``,
         ``default_num_threads`` of the process.
+
+    Examples
+    --------
+    >>> import natgrad_fast as ng
+    >>> sorted(ng.show_config())[:3]
+    ['build_type', 'compiler', 'cxx_flags']
     """
     return {
         **_core.build_info(),

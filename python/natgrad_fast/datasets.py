@@ -97,25 +97,57 @@ def _inked(curves: NDArray[np.float64]) -> NDArray[np.float32]:
 
 
 def sinc(n: int = 200) -> Dataset:
-    """Return sin(x) / x at n places from -8 to 8, in float64, (n, 1) each."""
+    """Return sin(x) / x at n places from -8 to 8, in float64, (n, 1) each.
+
+    Examples
+    --------
+    >>> import natgrad_fast as ng
+    >>> X, y = ng.datasets.sinc(5)
+    >>> X.shape, float(y[2, 0])
+    ((5, 1), 1.0)
+    """
     x = np.linspace(-8.0, 8.0, n)[:, None]
     return Dataset(x, np.sinc(x / np.pi))
 
 
 def digits() -> Dataset:
-    """Load scikit-learn's 1,797 handwritten digits: (1797, 64) in [0, 1], labels (1797,)."""
+    """Load scikit-learn's 1,797 handwritten digits: (1797, 64) in [0, 1], labels (1797,).
+
+    Examples
+    --------
+    >>> import natgrad_fast as ng
+    >>> X, y = ng.datasets.digits()
+    >>> X.shape, int(y.max())
+    ((1797, 64), 9)
+    """
     X, y = _sklearn("load_digits")
     return Dataset(X / 16.0, y)
 
 
 def breast_cancer() -> Dataset:
-    """Load scikit-learn's breast cancer data: (569, 30) standardised, labels (569,) 0 and 1."""
+    """Load scikit-learn's breast cancer data: (569, 30) standardised, labels (569,) 0 and 1.
+
+    Examples
+    --------
+    >>> import natgrad_fast as ng
+    >>> X, y = ng.datasets.breast_cancer()
+    >>> X.shape
+    (569, 30)
+    """
     X, y = _sklearn("load_breast_cancer")
     return Dataset(_standardised(X), y)
 
 
 def diabetes() -> Dataset:
-    """Load scikit-learn's diabetes data: (442, 10) and (442, 1), both standardised."""
+    """Load scikit-learn's diabetes data: (442, 10) and (442, 1), both standardised.
+
+    Examples
+    --------
+    >>> import natgrad_fast as ng
+    >>> X, y = ng.datasets.diabetes()
+    >>> X.shape, y.shape
+    ((442, 10), (442, 1))
+    """
     X, y = _sklearn("load_diabetes")
     return Dataset(_standardised(X), _standardised(y[:, None]))
 

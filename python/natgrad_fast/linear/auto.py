@@ -85,6 +85,15 @@ def solve(
     Notes
     -----
     See `estimate_solve` for the cost model.
+
+    Examples
+    --------
+    >>> import numpy as np, natgrad_fast as ng
+    >>> X = np.random.default_rng(0).standard_normal((50, 3))
+    >>> net = ng.MLP([3, 4, 2], dtype="float64", seed=0)
+    >>> F = ng.Fisher(net, "squared_error", X)
+    >>> F.solve(np.ones(26), damping=1e-2).status.success
+    True
     """
     start = time.perf_counter()
     chosen = as_name(method, "method", METHODS)
@@ -192,6 +201,16 @@ def estimate_solve(
     All but "dense": two products for the right-hand side and the check. With K right-hand sides the
     matrix, grams, moments and factorisations are shared, the rest is taken K times, with the
     iterations of the slowest.
+
+    Examples
+    --------
+    >>> import numpy as np, natgrad_fast as ng
+    >>> X = np.random.default_rng(0).standard_normal((50, 3))
+    >>> net = ng.MLP([3, 4, 2], dtype="float64", seed=0)
+    >>> F = ng.Fisher(net, "squared_error", X)
+    >>> estimates = ng.estimate_solve(F, np.ones(26), damping=1e-2)
+    >>> len(estimates) > 1
+    True
     """
     rows, _ = _as_right_hand_sides(matrix, g)
     damping = as_number(damping, "damping", minimum=0.0)

@@ -115,6 +115,16 @@ def cg(
     p'(A + damping I)p below -16 eps of its largest size, at a residual that is longer than its
     rounding. "singular" is a direction without curvature along which b still pulls: raise damping.
     "stagnated" is an accuracy that the float type does not give.
+
+    Examples
+    --------
+    >>> import numpy as np, natgrad_fast as ng
+    >>> X = np.random.default_rng(0).standard_normal((50, 3))
+    >>> net = ng.MLP([3, 4, 2], dtype="float64", seed=0)
+    >>> F = ng.Fisher(net, "squared_error", X)
+    >>> r = ng.cg(F, np.ones(26), damping=1e-2, rtol=1e-8)
+    >>> r.status.success, bool(np.allclose(F @ r.x + 1e-2 * r.x, np.ones(26)))
+    (True, True)
     """
     start = time.perf_counter()
     operator = as_linear_map(A)

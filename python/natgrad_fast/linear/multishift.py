@@ -67,6 +67,16 @@ def multishift_cg(
     along by the recursions of Frommer and Maass (1999), and stop when they have converged. There is
     no preconditioner: it would have to commute with A. Sizes and verdicts are as in `cg`; a damping
     for which the system is singular or indefinite ends for itself, and the larger ones start again.
+
+    Examples
+    --------
+    >>> import numpy as np, natgrad_fast as ng
+    >>> X = np.random.default_rng(0).standard_normal((50, 3))
+    >>> net = ng.MLP([3, 4, 2], dtype="float64", seed=0)
+    >>> F = ng.Fisher(net, "squared_error", X)
+    >>> many = ng.multishift_cg(F, np.ones(26), [1e-2, 1.0])
+    >>> many.x.shape
+    (26, 2)
     """
     start = time.perf_counter()
     operator = as_linear_map(A)

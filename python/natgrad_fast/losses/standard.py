@@ -25,7 +25,14 @@ __all__ = [
 
 
 class SquaredError(Loss):
-    """Half the squared distance |y - z|^2 / 2: a Gaussian with mean z and unit variance."""
+    """Half the squared distance |y - z|^2 / 2: a Gaussian with mean z and unit variance.
+
+    Examples
+    --------
+    >>> import natgrad_fast as ng
+    >>> ng.value(ng.MLP([1, 1], init="zeros"), ng.losses.SquaredError(), [[1.0]], [[3.0]])
+    4.5
+    """
 
     name = "squared_error"
 
@@ -34,6 +41,12 @@ class SoftmaxCrossEntropy(Loss):
     """Cross-entropy of a categorical distribution with logits z.
 
     Targets are (N,) integer labels in [0, C) or (N, C) rows of probabilities.
+
+    Examples
+    --------
+    >>> import natgrad_fast as ng
+    >>> ng.losses.SoftmaxCrossEntropy().mean([[0.0, 0.0]])
+    array([[0.5, 0.5]])
     """
 
     name = "softmax_cross_entropy"
@@ -88,7 +101,14 @@ class SoftmaxCrossEntropy(Loss):
 
 
 class BernoulliCrossEntropy(Loss):
-    """Cross-entropy of C independent Bernoulli variables with logits z; targets in [0, 1]."""
+    """Cross-entropy of C independent Bernoulli variables with logits z; targets in [0, 1].
+
+    Examples
+    --------
+    >>> import natgrad_fast as ng
+    >>> ng.losses.BernoulliCrossEntropy().mean([[0.0], [0.0]])
+    array([0.5, 0.5])
+    """
 
     name = "bernoulli_cross_entropy"
 
@@ -103,7 +123,14 @@ class BernoulliCrossEntropy(Loss):
 
 
 class Poisson(Loss):
-    """Poisson counts with log-rates z: exp(z) - y z, without the constant log y!; targets >= 0."""
+    """Poisson counts with log-rates z: exp(z) - y z, without the constant log y!; targets >= 0.
+
+    Examples
+    --------
+    >>> import natgrad_fast as ng
+    >>> ng.losses.Poisson().mean([[0.0]])
+    array([1.])
+    """
 
     name = "poisson"
 
@@ -130,6 +157,12 @@ class StudentT(Loss):
         Little, Taylor, "Robust statistical modeling using the t distribution", 1989).
     scale : float
         Scale of the residuals, > 0.
+
+    Examples
+    --------
+    >>> import natgrad_fast as ng
+    >>> ng.losses.StudentT(df=3.0).fisher_is_ggn
+    False
     """
 
     name = "student_t"
@@ -158,6 +191,12 @@ class GaussianMeanVariance(Loss):
     Of C = 2k outputs the first k are the means m and the last k the logarithms s of the variances:
     L = (y - m)^2 exp(-s) / 2 + s / 2, without the constant log(2 pi) / 2, for each of the k
     targets; y is (N, k). The Fisher matrix diag(exp(-s), 1/2) is not the GGN, which is indefinite.
+
+    Examples
+    --------
+    >>> import natgrad_fast as ng
+    >>> ng.losses.GaussianMeanVariance().num_targets(4)
+    2
     """
 
     name = "gaussian_mean_variance"

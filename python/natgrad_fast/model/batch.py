@@ -332,6 +332,15 @@ def value(
     """Objective h of a net on a batch, by one forward pass (2 N P flops).
 
     Parameters, errors and scale are those of `value_and_grad`.
+
+    Examples
+    --------
+    >>> import numpy as np, natgrad_fast as ng
+    >>> X = np.random.default_rng(0).standard_normal((50, 3))
+    >>> net = ng.MLP([3, 4, 2], dtype="float64", seed=0)
+    >>> h, g = ng.value_and_grad(net, "squared_error", X, X[:, :2])
+    >>> ng.value(net, "squared_error", X, X[:, :2]) == h
+    True
     """
     return _with_targets(net, loss, X, y, options).value()
 

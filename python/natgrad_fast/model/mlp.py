@@ -75,6 +75,13 @@ class MLP:
     ------
     ValueError, TypeError
         For widths below 1, unknown names, or sizes whose product overflows.
+
+    Examples
+    --------
+    >>> import numpy as np, natgrad_fast as ng
+    >>> net = ng.MLP([2, 8, 1], activation="silu", dtype="float64", seed=0)
+    >>> net(np.eye(2)).shape, net.num_params, net.weights[0].shape
+    ((2, 1), 33, (8, 2))
     """
 
     def __init__(

@@ -73,6 +73,13 @@ def estimate_memory(
         Kept activations, copies of the weights, scratch of the threads, targets and the result of a
         product. Arrays of the caller are not counted, nor are the copies that other dtypes, memory
         orders and labels need.
+
+    Examples
+    --------
+    >>> import natgrad_fast as ng
+    >>> net = ng.MLP([64, 128, 10], seed=0)
+    >>> ng.estimate_memory(net, 10**6, chunk_size=1000) < 10**8 < ng.estimate_memory(net, 10**6)
+    True
     """
     net, loss = as_net(net), as_loss(loss)
     n = as_count(num_cases, "num_cases", 1)

@@ -349,6 +349,18 @@ class Fisher(GaussNewtonMatrix):
     Notes
     -----
     A product costs 8 N P flops (half in the first layer) and allocates nothing but its result.
+
+    Examples
+    --------
+    >>> import numpy as np, natgrad_fast as ng
+    >>> X = np.random.default_rng(0).standard_normal((50, 3))
+    >>> net = ng.MLP([3, 4, 2], dtype="float64", seed=0)
+    >>> F = ng.Fisher(net, "softmax_cross_entropy", X)
+    >>> v = np.ones(26)
+    >>> bool(np.isclose(v @ (F @ v), F.quadratic_form(v)))
+    True
+    >>> bool(np.isclose(F.trace(), F.diagonal().sum()))
+    True
     """
 
     kind = "fisher"
@@ -410,6 +422,16 @@ class GGN(GaussNewtonMatrix):
     ------
     ValueError, TypeError
         For arguments of a wrong shape, type or range, or if y is missing where it is needed.
+
+    Examples
+    --------
+    >>> import numpy as np, natgrad_fast as ng
+    >>> X = np.random.default_rng(0).standard_normal((50, 3))
+    >>> net = ng.MLP([3, 4, 2], dtype="float64", seed=0)
+    >>> G, F = (kind(net, "softmax_cross_entropy", X) for kind in (ng.GGN, ng.Fisher))
+    >>> v = np.ones(26)
+    >>> bool(np.allclose(G @ v, F @ v))  # an exponential family
+    True
     """
 
     kind = "hessian"
@@ -440,6 +462,15 @@ class EmpiricalFisher(GaussNewtonMatrix):
         As in `Fisher`.
     y : array_like
         Targets as in `value_and_grad`.
+
+    Examples
+    --------
+    >>> import numpy as np, natgrad_fast as ng
+    >>> X = np.random.default_rng(0).standard_normal((50, 3))
+    >>> net = ng.MLP([3, 4, 2], dtype="float64", seed=0)
+    >>> E = ng.EmpiricalFisher(net, "squared_error", X, X[:, :2])
+    >>> (E @ np.ones((26, 4))).shape
+    (26, 4)
     """
 
     kind = "empirical_fisher"

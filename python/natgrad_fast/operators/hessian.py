@@ -34,6 +34,16 @@ class Hessian(CurvatureMatrix):
     one, 1: for these the matrix is the Hessian wherever it exists. The Hessian may be indefinite.
     `diagonal` and `trace` are those of the `GGN` for piecewise linear nets (identity, relu,
     leaky_relu), and cost a few products otherwise.
+
+    Examples
+    --------
+    >>> import numpy as np, natgrad_fast as ng
+    >>> X = np.random.default_rng(0).standard_normal((50, 3))
+    >>> net = ng.MLP([3, 4, 2], dtype="float64", seed=0)
+    >>> H = ng.Hessian(net, "squared_error", X, X[:, :2])
+    >>> v = np.ones(26)
+    >>> bool(np.allclose(H @ v, H.to_dense() @ v))
+    True
     """
 
     def __init__(

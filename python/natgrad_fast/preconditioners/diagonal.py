@@ -52,6 +52,16 @@ class DiagonalPreconditioner(Preconditioner):
         `damping`.
     samples, seed
         As in `KFAC`, for kind="fisher".
+
+    Examples
+    --------
+    >>> import numpy as np, natgrad_fast as ng
+    >>> X = np.random.default_rng(0).standard_normal((50, 3))
+    >>> net = ng.MLP([3, 4, 2], dtype="float64", seed=0)
+    >>> y = np.arange(50) % 2
+    >>> M = ng.DiagonalPreconditioner(net, "softmax_cross_entropy", X, y, damping=0.1)
+    >>> (M @ np.ones(26)).shape
+    (26,)
     """
 
     def __init__(

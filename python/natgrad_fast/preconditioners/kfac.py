@@ -65,6 +65,15 @@ class KFAC(KroneckerPreconditioner):
     damped, at 64 eps of the largest. Costs for a layer of n = d_in + 1 inputs and d outputs:
     `update` N (n^2 + C d^2) and C sweeps of 2 N P flops, `refresh` O(n^3 + d^3), ``@``
     2 d n (d + n).
+
+    Examples
+    --------
+    >>> import numpy as np, natgrad_fast as ng
+    >>> X = np.random.default_rng(0).standard_normal((50, 3))
+    >>> net = ng.MLP([3, 4, 2], dtype="float64", seed=0)
+    >>> M = ng.KFAC(net, "softmax_cross_entropy", X, damping=0.1)
+    >>> (M @ np.ones(26)).shape, M.eigenvalues().shape
+    ((26,), (26,))
     """
 
     kind = "kfac"
@@ -117,6 +126,15 @@ class TKFAC(KFAC):
         As in `KFAC`.
     pi : {"unit", "trace", "frobenius", "exact"}
         As in `KFAC`, for the factors sqrt(delta) Phi and sqrt(delta) Psi.
+
+    Examples
+    --------
+    >>> import numpy as np, natgrad_fast as ng
+    >>> X = np.random.default_rng(0).standard_normal((50, 3))
+    >>> net = ng.MLP([3, 4, 2], dtype="float64", seed=0)
+    >>> M = ng.TKFAC(net, "softmax_cross_entropy", X, damping=0.1)
+    >>> (M @ np.ones(26)).shape, M.eigenvalues().shape
+    ((26,), (26,))
     """
 
     kind = "tkfac"
@@ -163,7 +181,7 @@ class KLFAC(KFAC):
     >>> X = np.random.default_rng(0).standard_normal((50, 3))
     >>> net = ng.MLP([3, 4, 2], dtype="float64", seed=0)
     >>> M = ng.KLFAC(net, "softmax_cross_entropy", X, damping=1e-3, ema=0.0)
-    >>> for _ in range(20):
+    >>> for _ in range(40):
     ...     M.update(X)
     ...     M.refresh(1e-3)
     >>> before = M.to_dense()
@@ -209,6 +227,15 @@ class EKFAC(KroneckerPreconditioner):
     pass. S of the past is carried over into a new basis as the diagonal, there, of the
     approximation it belonged to, which keeps the trace. `refresh` costs O(P), and a copy of bases
     that are new; ``@`` costs 4 d n (d + n) flops for a layer.
+
+    Examples
+    --------
+    >>> import numpy as np, natgrad_fast as ng
+    >>> X = np.random.default_rng(0).standard_normal((50, 3))
+    >>> net = ng.MLP([3, 4, 2], dtype="float64", seed=0)
+    >>> M = ng.EKFAC(net, "softmax_cross_entropy", X, damping=0.1)
+    >>> (M @ np.ones(26)).shape, M.eigenvalues().shape
+    ((26,), (26,))
     """
 
     kind = "ekfac"
@@ -250,6 +277,16 @@ class EKFAC(KroneckerPreconditioner):
 
 
 class TEKFAC(EKFAC):
-    """TEKFAC: as `EKFAC`, in the eigenbasis of TKFAC's factors (arXiv 2011.13609)."""
+    """TEKFAC: as `EKFAC`, in the eigenbasis of TKFAC's factors (arXiv 2011.13609).
+
+    Examples
+    --------
+    >>> import numpy as np, natgrad_fast as ng
+    >>> X = np.random.default_rng(0).standard_normal((50, 3))
+    >>> net = ng.MLP([3, 4, 2], dtype="float64", seed=0)
+    >>> M = ng.TEKFAC(net, "softmax_cross_entropy", X, damping=0.1)
+    >>> (M @ np.ones(26)).shape, M.eigenvalues().shape
+    ((26,), (26,))
+    """
 
     kind = "tekfac"

@@ -22,7 +22,19 @@ __all__ = ["Callback", "EarlyStopping", "JSONLines", "Log", "StopTraining", "Tra
 
 
 class StopTraining(Exception):
-    """Raised by a callback to end the training; the step it was told of is kept."""
+    """Raised by a callback to end the training; the step it was told of is kept.
+
+    Examples
+    --------
+    >>> import numpy as np, natgrad_fast as ng
+    >>> def stop(context):
+    ...     if context.step == 2:
+    ...         raise ng.callbacks.StopTraining
+    >>> X = np.linspace(-1, 1, 20)[:, None]
+    >>> opt = ng.NaturalGradient(ng.MLP([1, 4, 1], seed=0), "squared_error")
+    >>> len(opt.fit(X, X**2, epochs=9, callbacks=stop).steps)
+    3
+    """
 
 
 @dataclass(frozen=True)
@@ -128,6 +140,13 @@ class EarlyStopping:
         self.restore_best = bool(restore_best)
         self.begin()
 
+    def __repr__(self) -> str:
+        """How it is made."""
+        return (
+            f"EarlyStopping(patience={self.patience}, min_delta={self.min_delta}, "
+            f"restore_best={self.restore_best})"
+        )
+
     def begin(self) -> None:
         """Forget what was seen: a training begins."""
         self.best_loss, self.best_epoch = math.inf, None
@@ -185,10 +204,27 @@ class JSONLines:
     ----------
     path : path
         Lines are added to what is there.
+
+    Examples
+    --------
+    >>> import json, os, tempfile, numpy as np, natgrad_fast as ng
+    >>> X = np.linspace(-1, 1, 20)[:, None]
+    >>> opt = ng.NaturalGradient(ng.MLP([1, 4, 1], seed=0), "squared_error")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "log.jsonl")
+    ...     history = opt.fit(X, X**2, epochs=3, callbacks=ng.callbacks.JSONLines(path))
+    ...     with open(path) as file:
+    ...         losses = [json.loads(line)["loss"] for line in file]
+    >>> losses == [info.loss for info in history.steps]
+    True
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
+
+    def __repr__(self) -> str:
+        """How it is made."""
+        return f"JSONLines({self.path!r})"
 
     def __call__(self, context: TrainingContext) -> None:
         """Write a line."""
@@ -208,6 +244,15 @@ class Log:
         Only at the end of epochs by default.
     file : text file, optional
         Standard output by default.
+
+    Examples
+    --------
+    >>> import io, numpy as np, natgrad_fast as ng
+    >>> X, file = np.linspace(-1, 1, 20)[:, None], io.StringIO()
+    >>> opt = ng.NaturalGradient(ng.MLP([1, 4, 1], seed=0), "squared_error")
+    >>> history = opt.fit(X, X**2, epochs=3, callbacks=ng.callbacks.Log(file=file))
+    >>> file.getvalue().count("loss")
+    3
     """
 
     def __init__(self, every_steps: int | None = None, file: TextIO | None = None) -> None:
@@ -215,6 +260,10 @@ class Log:
         if every_steps is not None:
             self.every_steps = as_count(every_steps, "every_steps", 1)
         self.file = file
+
+    def __repr__(self) -> str:
+        """How it is made."""
+        return f"Log(every_steps={self.every_steps})"
 
     def __call__(self, context: TrainingContext) -> None:
         """Print a line if it is time."""

@@ -31,6 +31,21 @@ class DampingPolicy:
         Whether steps may be combined with the last one; not where their length is bounded.
     geodesic : bool
         Whether the second derivative along a step bends it.
+
+    Examples
+    --------
+    >>> import natgrad_fast as ng
+    >>> class Halved(ng.DampingPolicy):
+    ...     value = 1.0
+    ...     def update(self, reduction_ratio, accepted):
+    ...         self.value *= 0.5 if accepted else 4.0
+    ...     def state_dict(self):
+    ...         return {"value": self.value}
+    ...     def load_state_dict(self, state):
+    ...         self.value = state["value"]
+    >>> opt = ng.NaturalGradient(ng.MLP([1, 4, 1]), "squared_error", damping=Halved())
+    >>> opt.step([[0.0], [1.0]], [[1.0], [2.0]]).accepted, opt.damping
+    (True, 0.5)
     """
 
     minimum: float = 0.0
@@ -96,6 +111,15 @@ class Tikhonov(DampingPolicy):
     Notes
     -----
     A rejected step doubles the damping; every accepted one takes back one doubling.
+
+    Examples
+    --------
+    >>> import numpy as np, natgrad_fast as ng
+    >>> policy = ng.Tikhonov(lambda step: 0.9**step)
+    >>> opt = ng.NaturalGradient(ng.MLP([1, 4, 1]), "squared_error", damping=policy)
+    >>> infos = [opt.step([[0.0], [1.0]], [[1.0], [2.0]]) for _ in range(2)]
+    >>> [info.damping for info in infos]
+    [1.0, 0.9]
     """
 
     def __init__(self, value_or_schedule: float | Callable[[int], float]) -> None:

@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike
 
 from .._arrays import as_count, as_name, as_number
 from .._typing import Array, State
+from .._warnings import warn
 from ..model.batch import Batch, BatchOptions
-from .advice import warn
 from .averaging import Averaging, ParameterAverage, as_average
 from .batches import Cases, Data
 from .callbacks import Callback, StopTraining, TrainingContext, as_callbacks

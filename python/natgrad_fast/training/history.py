@@ -154,6 +154,15 @@ class History:
         With `averaging`: the average of the parameters after each step, in the dtype of the net, as
         of the last end of an epoch, or of the training. ``net.params = history.averaged_params``
         uses it; the training itself goes on from the iterate.
+
+    Examples
+    --------
+    >>> import numpy as np, natgrad_fast as ng
+    >>> X = np.linspace(-1, 1, 20)[:, None]
+    >>> opt = ng.NaturalGradient(ng.MLP([1, 4, 1], seed=0), "squared_error")
+    >>> history = opt.fit(X, X**2, epochs=5)
+    >>> history.to_dict()["loss"].shape, history.stop_reason
+    ((5,), 'epochs')
     """
 
     steps: list[StepInfo] = field(default_factory=list)

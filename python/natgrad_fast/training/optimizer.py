@@ -418,7 +418,7 @@ class NaturalGradient:
 
         Warns
         -----
-        UserWarning
+        NatgradWarning
             Once, if data are far from unit scale, on which training takes many times as long:
             a column of X has a root mean square above 30, or a mean of more than 10 standard
             deviations and 10, or no element is above 1/30; a column of targets of squared_error and
