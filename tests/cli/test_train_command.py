@@ -436,6 +436,10 @@ def test_ctrl_c_saves_and_exits_with_130(run):
     assert run("train", "--resume", "r", "--epochs", epochs)[0] == 0
     assert [record["step"] for record in records("r")] == list(range(len(records("r"))))
     assert len(records("r")) == 3 * epochs
+    assert run("train", "t.csv", *words, "--epochs", epochs, "--out", "whole")[0] == 0
+    np.testing.assert_array_equal(
+        ng.load("r/model.safetensors")[0].params, ng.load("whole/model.safetensors")[0].params
+    )
 
 
 def test_a_pipe_from_training_to_predictions(folder, run):

@@ -88,25 +88,25 @@ def test_left_after_any_step(run, name, tmp_path):
 
 def test_growing_batches():
     rng = np.random.default_rng(0)
-    x = rng.standard_normal((4_000, 60)).astype("float32")
-    y = x[:, :1] + 2.0 * rng.standard_normal((4_000, 1)).astype("float32")
+    x = rng.standard_normal((6_000, 60)).astype("float32")
+    y = x[:, :1] + 2.0 * rng.standard_normal((6_000, 1)).astype("float32")
 
     def make():
-        net = ng.MLP([60, 500, 500, 1], dtype="float32", seed=0)
+        net = ng.MLP([60, 300, 300, 1], dtype="float32", seed=0)
         return ng.NaturalGradient(net, SQUARED, l2=1e-4)
 
     other = make()
-    wanted = other.fit(x, y, epochs=8)
+    wanted = other.fit(x, y, epochs=6)
     sizes = [info.batch_size for info in wanted.steps]
     grown = next(k for k, size in enumerate(sizes) if size == 705)
     for steps in (grown,):
         opt, state = make(), None
-        opt.fit(x, y, epochs=8, callbacks=Leave(steps))
+        opt.fit(x, y, epochs=6, callbacks=Leave(steps))
         params, state = opt.net.params.copy(), opt.state_dict()
         opt = make()
         opt.net.params = params
         opt.load_state_dict(state)
-        again = opt.fit(x, y, epochs=8, resume=True)
+        again = opt.fit(x, y, epochs=6, resume=True)
         assert [info.batch_size for info in again.steps] == sizes[steps:]
         assert same_bits(opt.net.params, other.net.params)
 
@@ -200,3 +200,55 @@ def test_states_that_do_not_fit(name):
     with pytest.raises(ValueError, match=rf"\['fit'\].*{name}"):
         opt.load_state_dict(state)
     assert whole(opt) == before
+
+
+class Interrupting(ng.solvers.Dense):
+    """Ctrl-C inside of the n-th step."""
+
+    calls = 0
+    at = -1
+
+    def direction(self, matrix, g, damping, start):
+        Interrupting.calls += 1
+        if Interrupting.calls == Interrupting.at:
+            raise KeyboardInterrupt
+        return super().direction(matrix, g, damping, start)
+
+
+@pytest.mark.parametrize("run", ["batches", "all", "schedule", "stream"])
+def test_ctrl_c_inside_any_step(run, monkeypatch):
+    monkeypatch.setattr(Interrupting, "at", -1)
+    monkeypatch.setattr(Interrupting, "calls", 0)
+    options = {"solver": Interrupting(), "damping": 0.1}
+    other = optimizer(**options)
+    wanted = fit(other, run, epochs=3)
+    assert Interrupting.calls == len(wanted.steps)
+    for at in range(1, len(wanted.steps) + 1):
+        monkeypatch.setattr(Interrupting, "calls", 0)
+        monkeypatch.setattr(Interrupting, "at", at)
+        opt = optimizer(**options)
+        history = fit(opt, run, epochs=3)
+        assert history.stop_reason == "interrupted"
+        assert len(history.steps) == at - 1
+        again = fit(opt, run, epochs=3, resume=True)
+        assert len(again.steps) == len(wanted.steps) - at + 1
+        assert whole(opt) == whole(other)
+
+
+@pytest.mark.parametrize("run", ["batches", "all"])
+def test_left_between_the_last_batch_and_the_next_epoch(run, monkeypatch):
+    """As an interrupt before the loop has asked for another batch."""
+    other = optimizer()
+    fit(other, run, epochs=3)
+    opt = optimizer()
+
+    def leave(context):
+        if context.is_epoch_end and context.epoch == 0:
+            loop = context.optimizer._unfinished.__self__
+            loop.is_exhausted = False
+            raise RuntimeError("left")
+
+    with pytest.raises(RuntimeError, match="left"):
+        fit(opt, run, epochs=3, callbacks=leave)
+    fit(opt, run, epochs=3, resume=True)
+    assert whole(opt) == whole(other)

@@ -341,10 +341,10 @@ def test_schedules_and_sizes():
 
 def test_batches_grow_where_there_is_little_signal():
     rng = np.random.default_rng(0)
-    x = rng.standard_normal((4_000, 60)).astype("float32")
-    y = x[:, :1] + 2.0 * rng.standard_normal((4_000, 1)).astype("float32")
-    net = ng.MLP([60, 500, 500, 1], dtype="float32", seed=0)
-    history = ng.NaturalGradient(net, SQUARED, l2=1e-4).fit(x, y, epochs=25)
+    x = rng.standard_normal((6_000, 60)).astype("float32")
+    y = x[:, :1] + 2.0 * rng.standard_normal((6_000, 1)).astype("float32")
+    net = ng.MLP([60, 300, 300, 1], dtype="float32", seed=0)
+    history = ng.NaturalGradient(net, SQUARED, l2=1e-4).fit(x, y, epochs=17)
     sizes = [info.batch_size for info in history.steps]
     assert sizes[0] == 500
     assert np.median(sizes[len(sizes) // 2 :]) >= 700  # by about the root of 2, not the last alone

@@ -161,7 +161,8 @@ class _Loop:
             if epoch == self.number
         ]
         earlier = begun.losses if self.number == begun.epoch else ()
-        is_between = self.is_exhausted
+        # An interrupt may have come between the last batch and the look for another one.
+        is_between = self.is_exhausted or self.position >= self.data.num_cases
         return Cursor(
             epoch=self.number + int(is_between),
             position=0 if is_between else self.position,
@@ -190,7 +191,7 @@ class _Loop:
         """Train; Ctrl-C ends it, and a step that was taken is in the history."""
         self.begin()
         optimizer, is_ended = self.optimizer, False
-        before = optimizer._unfinished
+        before, order = optimizer._unfinished, optimizer._rng.bit_generator.state
         optimizer._unfinished = self.cursor
         try:
             for epoch in range(self.number, epochs):
@@ -201,8 +202,10 @@ class _Loop:
         except KeyboardInterrupt:
             self.history.stop_reason = "interrupted"
         finally:
-            after = None if is_ended else self.cursor()
-            optimizer._unfinished = after if self.history.steps else before
+            if self.history.steps:
+                optimizer._unfinished = None if is_ended else self.cursor()
+            else:  # nothing has happened
+                optimizer._unfinished, optimizer._rng.bit_generator.state = before, order
             if self.bar is not None:
                 self.bar.close()
         self.keep_average()
@@ -266,7 +269,7 @@ class _Loop:
     def begin_order(self, number: int) -> None:
         """An epoch's order is drawn anew, or for one that goes on once more."""
         rng = self.optimizer._rng
-        if number == self.number and self.position > 0:
+        if number == self.number:
             rng.bit_generator.state = self.order
             return
         self.order = dict(rng.bit_generator.state)
