@@ -6,6 +6,8 @@ PEERS  := .venv-peers
 BIN    := $(VENV)/bin
 # Instruction sets to build, as `NATGRAD_ISA_LEVELS=v2,v3 make test`; empty: that of this machine.
 export NATGRAD_ISA_LEVELS ?=
+# Without bytecode in .venv every process of the tests would compile scikit-learn anew, for 6 s.
+unexport PYTHONDONTWRITEBYTECODE
 # A wheel to install instead of a build of this tree, as `make test WHEEL=dist/*.whl`.
 WHEEL  ?=
 # Processes that share the tests; `make test SHARED= ARGS=--pdb` for one that can be looked into.
