@@ -38,8 +38,8 @@ help:  ## list the targets
 demo: $(VENV)/.demo  ## train on handwritten digits, beside scikit-learn's MLPClassifier; options: ARGS="--epochs 5"
 	$(BIN)/natgrad-fast demo $(ARGS)
 
-test: $(VENV)/.test  ## the test suite; options: ARGS="-k cg -x", WHEEL=dist/*.whl to test that one
-	$(BIN)/pytest $(SHARED) $(ARGS)
+test: $(VENV)/.test  ## the fast tests; options: MARK=slow, ARGS="-k cg -x", WHEEL=dist/*.whl to test that one
+	$(BIN)/pytest $(SHARED) -m "$(or $(MARK),not slow)" $(ARGS)
 
 test-numerics: $(VENV)/.test  ## the tests that stand on rounding, as other processors would run them; or KERNELS=Haswell
 	$(BIN)/python tools/numerics.py $(if $(KERNELS),--only $(KERNELS)) $(SHARED) $(ARGS)

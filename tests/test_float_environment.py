@@ -63,6 +63,7 @@ LIBM = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     platform.machine() != "x86_64" or not sys.platform.startswith("linux"),
     reason="sets MXCSR by glibc's fenv_t of x86-64",

@@ -14,7 +14,7 @@ import warnings
 from types import ModuleType
 
 from . import _cpu
-from ._warnings import StartWarning
+from ._warnings import NatgradRuntimeWarning
 
 __all__ = ["VARIABLE", "built", "load", "supported"]
 
@@ -66,7 +66,7 @@ def load(name: str) -> ModuleType:
             continue
         if errors:
             message = f"natgrad_fast runs with {isa}, since better modules failed: "
-            warnings.warn(message + "; ".join(errors), StartWarning, stacklevel=2)
+            warnings.warn(message + "; ".join(errors), NatgradRuntimeWarning, stacklevel=2)
         return module
     raise ImportError("the compiled core of natgrad_fast could not be loaded: " + "; ".join(errors))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 
-__all__ = ["NatgradWarning", "StartWarning", "warn"]
+__all__ = ["NatgradRuntimeWarning", "NatgradWarning", "warn"]
 
 
 class NatgradWarning(UserWarning):
@@ -18,7 +18,7 @@ class NatgradWarning(UserWarning):
     """
 
 
-class StartWarning(NatgradWarning, RuntimeWarning):
+class NatgradRuntimeWarning(NatgradWarning, RuntimeWarning):
     """Of what was found while the package was imported."""
 
 

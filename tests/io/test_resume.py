@@ -86,6 +86,7 @@ def test_left_after_any_step(run, name, tmp_path):
             assert same_bits(again.averaged_params, wanted.averaged_params)
 
 
+@pytest.mark.slow
 def test_growing_batches():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((6_000, 60)).astype("float32")

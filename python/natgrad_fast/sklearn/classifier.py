@@ -95,25 +95,25 @@ class NaturalGradientClassifier(ClassifierMixin, NaturalGradientEstimator):  # t
 
     def __init__(
         self,
-        hidden_layer_sizes: Any = (100,),
-        activation: Any = "tanh",
+        hidden_layer_sizes: object = (100,),
+        activation: object = "tanh",
         *,
         alpha: float = 1e-4,
-        batch_size: Any = "auto",
+        batch_size: object = "auto",
         max_iter: int = 200,
         tol: float = 1e-4,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 10,
-        random_state: Any = None,
+        random_state: object = None,
         warm_start: bool = False,
         verbose: bool = False,
-        solver: Any = "auto",
-        damping: Any = "auto",
-        scale: Any = "auto",
-        class_weight: Any = None,
+        solver: object = "auto",
+        damping: object = "auto",
+        scale: object = "auto",
+        class_weight: object = None,
         init: str = "glorot",
-        dtype: Any = "auto",
+        dtype: object = "auto",
         num_threads: int | None = None,
         time_limit: float | None = None,
     ) -> None:
@@ -138,7 +138,7 @@ class NaturalGradientClassifier(ClassifierMixin, NaturalGradientEstimator):  # t
         self.num_threads = num_threads
         self.time_limit = time_limit
 
-    def fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> Self:
+    def fit(self, X: object, y: object, sample_weight: ArrayLike | None = None) -> Self:
         """Train on inputs (n, n_features) and labels (n,), or flags (n, n_labels).
 
         Parameters
@@ -173,8 +173,8 @@ class NaturalGradientClassifier(ClassifierMixin, NaturalGradientEstimator):  # t
 
     def partial_fit(
         self,
-        X: Any,
-        y: Any,
+        X: object,
+        y: object,
         classes: ArrayLike | None = None,
         sample_weight: ArrayLike | None = None,
     ) -> Self:
@@ -205,7 +205,7 @@ class NaturalGradientClassifier(ClassifierMixin, NaturalGradientEstimator):  # t
             raise ValueError(f"`classes={classes}` is not the same as on last call to partial_fit")
         return self._train(x, y, self._counted(y, weights), epochs=1, is_partial=True)
 
-    def predict(self, X: Any) -> NDArray[Any]:
+    def predict(self, X: object) -> NDArray[Any]:
         """Most probable labels (n,), or flags (n, n_labels)."""
         z = self._outputs(X)
         if self._kind == "multilabel":
@@ -214,7 +214,7 @@ class NaturalGradientClassifier(ClassifierMixin, NaturalGradientEstimator):  # t
         labels: NDArray[Any] = self.classes_[places]
         return labels
 
-    def predict_proba(self, X: Any) -> Array:
+    def predict_proba(self, X: object) -> Array:
         """Probabilities of the classes (n, n_classes), or of the labels (n, n_labels)."""
         probabilities: Array = np.exp(self.predict_log_proba(X))
         if self._kind == "multiclass":
@@ -223,7 +223,7 @@ class NaturalGradientClassifier(ClassifierMixin, NaturalGradientEstimator):  # t
             probabilities = probabilities.clip(max=np.nextafter(1.0, 0.0))
         return probabilities
 
-    def predict_log_proba(self, X: Any) -> Array:
+    def predict_log_proba(self, X: object) -> Array:
         """Logarithms of `predict_proba`, exact where those are 0."""
         z = self._outputs(X).astype(np.float64)
         if self._kind == "multiclass":

@@ -80,25 +80,25 @@ class NaturalGradientRegressor(
 
     def __init__(
         self,
-        hidden_layer_sizes: Any = (100,),
-        activation: Any = "tanh",
+        hidden_layer_sizes: object = (100,),
+        activation: object = "tanh",
         *,
         loss: str = "squared_error",
         alpha: float = 1e-4,
-        batch_size: Any = "auto",
+        batch_size: object = "auto",
         max_iter: int = 200,
         tol: float = 1e-4,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 10,
-        random_state: Any = None,
+        random_state: object = None,
         warm_start: bool = False,
         verbose: bool = False,
-        solver: Any = "auto",
-        damping: Any = "auto",
-        scale: Any = "auto",
+        solver: object = "auto",
+        damping: object = "auto",
+        scale: object = "auto",
         init: str = "glorot",
-        dtype: Any = "auto",
+        dtype: object = "auto",
         num_threads: int | None = None,
         time_limit: float | None = None,
     ) -> None:
@@ -123,7 +123,7 @@ class NaturalGradientRegressor(
         self.num_threads = num_threads
         self.time_limit = time_limit
 
-    def fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> Self:
+    def fit(self, X: object, y: object, sample_weight: ArrayLike | None = None) -> Self:
         """Train on inputs (n, n_features) and targets (n,) or (n, n_targets).
 
         Parameters
@@ -140,11 +140,11 @@ class NaturalGradientRegressor(
         """
         return self._fit(X, y, sample_weight, is_partial=False)
 
-    def partial_fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> Self:
+    def partial_fit(self, X: object, y: object, sample_weight: ArrayLike | None = None) -> Self:
         """Train by one pass through some data; the first call fixes the scales."""
         return self._fit(X, y, sample_weight, is_partial=True)
 
-    def _fit(self, X: Any, y: Any, sample_weight: Any, *, is_partial: bool) -> Self:
+    def _fit(self, X: object, y: Any, sample_weight: Any, *, is_partial: bool) -> Self:
         self._check_options()
         as_name(self.loss, "loss", LOSSES)
         goes_on = (is_partial or self.warm_start) and hasattr(self, "net_")
@@ -166,7 +166,7 @@ class NaturalGradientRegressor(
         epochs = 1 if is_partial else self.max_iter
         return self._train(x, table, weights, epochs=epochs, is_partial=is_partial)
 
-    def predict(self, X: Any) -> Array:
+    def predict(self, X: object) -> Array:
         """Expected targets (n,) or (n, n_targets): means, or rates for "poisson"."""
         return self._predicted(self._outputs(X))
 
