@@ -51,8 +51,15 @@ def pytest_addoption(parser):
     parser.addoption("--campaign-seed", type=int, metavar="S", help="of the first round")
 
 
+# Nets of several tiles, whose oracles take seconds: in float64, where tiles are others and nothing
+# else, they are among the slow tests.
+OF_TILES = ("20-33-10-units", "20-33-17-10-tiles", "20-33-17-10-kron", "70-129-19-70")
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
+        if "float64" in item.name and any(net in item.name for net in OF_TILES):
+            item.add_marker(pytest.mark.slow)
         if item.path.parent.name in NUMERICS and item.path.name not in NOT_NUMERICS:
             item.add_marker(pytest.mark.numerics)
 
