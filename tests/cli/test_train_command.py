@@ -416,6 +416,7 @@ def command(*arguments, **options):
     )
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_exits_with_130(run):
     write_table("t.csv")
     words = [*SMALL, "--batch-size", 16, "--patience", 10**6]
